@@ -1,0 +1,27 @@
+//! What every crate of Freshet shares: errors, contracts, records with positions, the traits of
+//! connectors and sinks, config primitives, clock and randomness.
+//!
+//! This crate does no I/O and knows no other crate of ours; Arrow is its only data model.
+
+pub mod account;
+pub mod clock;
+pub mod config;
+pub mod contract;
+pub mod error;
+pub mod files;
+pub mod format;
+pub mod ids;
+pub mod metrics;
+pub mod record;
+pub mod registry;
+pub mod sink;
+pub mod source;
+pub mod types;
+
+pub use account::{EdgeCounts, OperatorCounts};
+pub use contract::{Constraint, Contract, ContractColumn, ContractMode};
+pub use error::{Code, Error, ErrorKind, Location, Result, ResultExt};
+pub use ids::{ModelId, RunId, SourceId};
+pub use record::{Decoded, Reject, Rule};
+pub use registry::Registry;
+pub use types::ColumnType;

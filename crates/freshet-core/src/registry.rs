@@ -1,0 +1,133 @@
+//! The registry of connectors. Only the binary knows who fills it.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{HumanDuration, Share, nearest};
+use crate::contract::Contract;
+use crate::error::{Error, Result, code};
+use crate::sink::{Guarantee, Sink};
+use crate::source::Source;
+
+/// What a connector can be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It is read.
+    Source,
+    /// It is written.
+    Sink,
+    /// It turns bytes into records.
+    Format,
+}
+
+/// A connector or format as users see it: listing, docs and schema come from here.
+#[derive(Debug, Clone)]
+pub struct ConnectorInfo {
+    /// The name in `connector:` or `format:`.
+    pub name: &'static str,
+    /// What it can be used for.
+    pub roles: &'static [Role],
+    /// One sentence.
+    pub summary: &'static str,
+    /// What it promises as a sink.
+    pub guarantee: Option<Guarantee>,
+    /// JSON schema of its options, with a description and default for each.
+    pub options: schemars::Schema,
+}
+
+/// What every connector is given beside its own options.
+#[derive(Debug, Clone)]
+pub struct ConnectorContext {
+    /// The project folder: relative paths start here.
+    pub project_dir: PathBuf,
+    /// Options of the named connection in the environment, secrets resolved; empty without one.
+    pub connection: serde_json::Map<String, serde_json::Value>,
+    /// Now, for `settle`.
+    pub clock: Arc<dyn crate::clock::Clock>,
+}
+
+/// What a source is asked for beside its options.
+#[derive(Debug, Clone)]
+pub struct SourceSpec {
+    /// `source.table`, for messages.
+    pub name: String,
+    /// The declared columns and modes.
+    pub contract: Arc<Contract>,
+    /// The share of bad records from which a file is set aside.
+    pub max_bad: Share,
+    /// Files younger than this are left for the next run.
+    pub settle: HumanDuration,
+}
+
+/// A connector, its option types erased.
+///
+/// Options arrive as JSON, already rendered; an error names the path of the field (`format.delimiter`).
+pub trait Connector: Debug + Send + Sync {
+    /// Name, summary, options.
+    fn info(&self) -> ConnectorInfo;
+
+    /// Checks options without touching anything outside.
+    fn validate(&self, options: &serde_json::Value) -> Result<()>;
+
+    /// Makes a source.
+    fn source(
+        &self,
+        _options: &serde_json::Value,
+        _spec: SourceSpec,
+        _context: &ConnectorContext,
+    ) -> Result<Arc<dyn Source>> {
+        Err(self.not(Role::Source))
+    }
+
+    /// Makes a sink that writes `table`.
+    fn sink(
+        &self,
+        _options: &serde_json::Value,
+        _table: &str,
+        _context: &ConnectorContext,
+    ) -> Result<Arc<dyn Sink>> {
+        Err(self.not(Role::Sink))
+    }
+
+    /// The error of asking for a role that the connector does not have.
+    fn not(&self, role: Role) -> Error {
+        let what = match role {
+            Role::Source => "read",
+            Role::Sink => "written",
+            Role::Format => "used as a format",
+        };
+        Error::new(code::CONFIG, format!("connector \"{}\" cannot be {what}", self.info().name))
+            .hint("`freshet connectors` lists what each can do")
+    }
+}
+
+/// All connectors of this build.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    connectors: Vec<Arc<dyn Connector>>,
+}
+
+impl Registry {
+    /// A registry of these.
+    pub fn new(connectors: Vec<Arc<dyn Connector>>) -> Self {
+        Self { connectors }
+    }
+
+    /// The connector called `name`.
+    pub fn get(&self, name: &str) -> Result<&Arc<dyn Connector>> {
+        self.connectors.iter().find(|connector| connector.info().name == name).ok_or_else(|| {
+            let infos: Vec<_> = self.connectors.iter().map(|connector| connector.info()).collect();
+            let error = Error::new(code::CONFIG, format!("there is no connector \"{name}\""));
+            match nearest(name, infos.iter().map(|info| info.name)) {
+                Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+                None => error.hint("`freshet connectors` lists all"),
+            }
+        })
+    }
+
+    /// What users can choose from, in the order of registration.
+    pub fn infos(&self) -> Vec<ConnectorInfo> {
+        self.connectors.iter().map(|connector| connector.info()).collect()
+    }
+}
