@@ -1,1 +1,9 @@
+//! The only crate with DataFusion in its manifest: SQL planning, batch execution, checks as SQL,
+//! lineage and the lake.
+//!
+//! It knows sources and sinks only through `freshet_core`'s traits, and nothing of schedules or of
+//! the record of runs: it is handed one task at a time and reports what became of it.
 
+pub mod report;
+
+pub use report::*;
