@@ -89,7 +89,8 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let trimmed = text.trim();
-        let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+        let digits =
+            trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(digits);
         let unit = unit.trim();
         let scale = if unit.is_empty() {
@@ -99,7 +100,9 @@ impl FromStr for ByteSize {
                 .iter()
                 .find(|(name, _)| name.eq_ignore_ascii_case(unit))
                 .map(|(_, scale)| *scale)
-                .ok_or_else(|| format!("\"{text}\" is not a size: write it as \"64MiB\" or \"1.5GB\""))?
+                .ok_or_else(|| {
+                    format!("\"{text}\" is not a size: write it as \"64MiB\" or \"1.5GB\"")
+                })?
         };
         let number: f64 = number
             .parse()
@@ -133,9 +136,9 @@ impl FromStr for HumanDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text.trim())
-            .map(Self)
-            .map_err(|_| format!("\"{text}\" is not a duration: write it as \"10s\", \"5m\" or \"1h 30m\""))
+        humantime::parse_duration(text.trim()).map(Self).map_err(|_| {
+            format!("\"{text}\" is not a duration: write it as \"10s\", \"5m\" or \"1h 30m\"")
+        })
     }
 }
 
@@ -261,7 +264,9 @@ mod tests {
 
     #[test]
     fn sizes_read_as_they_print() {
-        for (text, bytes) in [("64MiB", 64 << 20), ("1.5GB", 1_500_000_000), ("4096", 4096), ("2 kib", 2048)] {
+        for (text, bytes) in
+            [("64MiB", 64 << 20), ("1.5GB", 1_500_000_000), ("4096", 4096), ("2 kib", 2048)]
+        {
             assert_eq!(text.parse::<ByteSize>(), Ok(ByteSize(bytes)), "{text}");
         }
         assert_eq!(ByteSize(64 << 20).to_string(), "64MiB");

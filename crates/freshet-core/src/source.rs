@@ -51,7 +51,9 @@ pub struct Split {
 }
 
 /// Where reading a split stands: everything before it has been read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Position(pub u64);
 
 /// Identity of a file's content: 128 bits of XXH3 in hexadecimal, independent of its name.

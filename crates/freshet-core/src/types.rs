@@ -63,9 +63,7 @@ impl ColumnType {
             Self::Date => DataType::Date32,
             Self::Time => DataType::Time64(TimeUnit::Microsecond),
             Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
-            Self::TimestampTz => {
-                DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
-            }
+            Self::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC"))),
             Self::Binary => DataType::Binary,
         }
     }
@@ -85,7 +83,9 @@ impl FromStr for ColumnType {
                     .split(',')
                     .map(|n| n.trim().parse::<u8>())
                     .collect::<Result<Vec<_>, _>>()
-                    .map_err(|_| format!("\"{text}\" is not a type: digits were expected in brackets"))?;
+                    .map_err(|_| {
+                        format!("\"{text}\" is not a type: digits were expected in brackets")
+                    })?;
                 (name.trim(), numbers)
             }
             None => (lower.as_str(), Vec::new()),
@@ -100,7 +100,8 @@ impl FromStr for ColumnType {
             "double" | "float" | "double precision" | "float8" | "float64" => Self::Float64,
             "decimal" | "numeric" | "number" => {
                 let precision = arguments.first().copied().unwrap_or(38);
-                let scale = arguments.get(1).copied().unwrap_or(if arguments.is_empty() { 9 } else { 0 });
+                let scale =
+                    arguments.get(1).copied().unwrap_or(if arguments.is_empty() { 9 } else { 0 });
                 if precision == 0 || precision > 38 || scale > precision {
                     return Err(format!(
                         "\"{text}\" is not a type: a decimal has 1 to 38 digits, of which at most all are after the point"
@@ -111,13 +112,27 @@ impl FromStr for ColumnType {
             "text" | "string" | "varchar" | "char" | "character varying" => Self::Text,
             "date" => Self::Date,
             "time" => Self::Time,
-            "timestamp" | "datetime" | "timestamp without time zone" | "timestamp_ntz" => Self::Timestamp,
+            "timestamp" | "datetime" | "timestamp without time zone" | "timestamp_ntz" => {
+                Self::Timestamp
+            }
             "timestamptz" | "timestamp with time zone" | "timestamp_tz" => Self::TimestampTz,
             "binary" | "bytea" | "blob" | "bytes" => Self::Binary,
             _ => {
                 let names = [
-                    "boolean", "tinyint", "smallint", "int", "bigint", "real", "double", "decimal",
-                    "text", "date", "time", "timestamp", "timestamptz", "binary",
+                    "boolean",
+                    "tinyint",
+                    "smallint",
+                    "int",
+                    "bigint",
+                    "real",
+                    "double",
+                    "decimal",
+                    "text",
+                    "date",
+                    "time",
+                    "timestamp",
+                    "timestamptz",
+                    "binary",
                 ];
                 return Err(match crate::config::nearest(name, names) {
                     Some(near) => format!("\"{text}\" is not a type; did you mean \"{near}\"?"),
@@ -181,7 +196,9 @@ mod tests {
 
     #[test]
     fn types_read_as_they_print() {
-        for text in ["boolean", "bigint", "decimal(12,2)", "text", "date", "timestamp", "timestamptz"] {
+        for text in
+            ["boolean", "bigint", "decimal(12,2)", "text", "date", "timestamp", "timestamptz"]
+        {
             assert_eq!(text.parse::<ColumnType>().expect(text).to_string(), text);
         }
     }
