@@ -7,6 +7,7 @@ pub mod account;
 pub mod clock;
 pub mod config;
 pub mod contract;
+pub mod crash;
 pub mod error;
 pub mod files;
 pub mod format;
