@@ -1,0 +1,228 @@
+//! A source's scan as a DataFusion table: each partition of the plan is one more worker of it.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
+};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+};
+use freshet_core::SourceId;
+use freshet_core::source::{RunningScan, Scan};
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+
+/// The scans that were started while one plan ran, so that their reports can be read afterwards.
+#[derive(Debug, Default, Clone)]
+pub struct ScanTracker(Arc<Mutex<Vec<(SourceId, Arc<dyn RunningScan>)>>>);
+
+impl ScanTracker {
+    /// The scans started so far, in the order of their start.
+    pub fn running(&self) -> Vec<(SourceId, Arc<dyn RunningScan>)> {
+        self.0.lock().clone()
+    }
+
+    fn push(&self, source: SourceId, scan: Arc<dyn RunningScan>) {
+        self.0.lock().push((source, scan));
+    }
+}
+
+/// A planned scan as a table.
+#[derive(Debug)]
+pub struct ScanTable {
+    source: SourceId,
+    scan: Arc<dyn Scan>,
+    tracker: ScanTracker,
+}
+
+impl ScanTable {
+    /// A table whose reading is noted in `tracker`.
+    pub fn new(source: SourceId, scan: Arc<dyn Scan>, tracker: ScanTracker) -> Self {
+        Self { source, scan, tracker }
+    }
+}
+
+#[async_trait]
+impl TableProvider for ScanTable {
+    fn schema(&self) -> SchemaRef {
+        self.scan.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let schema = self.scan.schema();
+        let projection =
+            projection.cloned().unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let projected = Arc::new(schema.project(&projection)?);
+        let partitions = state.config().target_partitions().max(1);
+        Ok(Arc::new(ScanExec::new(
+            self.source.clone(),
+            Arc::clone(&self.scan),
+            projection,
+            projected,
+            partitions,
+            self.tracker.clone(),
+        )))
+    }
+}
+
+/// Reads a scan; every partition takes work from the same queue.
+struct ScanExec {
+    source: SourceId,
+    scan: Arc<dyn Scan>,
+    projection: Vec<usize>,
+    schema: SchemaRef,
+    properties: Arc<PlanProperties>,
+    tracker: ScanTracker,
+    metrics: ExecutionPlanMetricsSet,
+    /// Made by the first partition that is executed, shared by the others.
+    running: OnceLock<Arc<dyn RunningScan>>,
+}
+
+impl ScanExec {
+    fn new(
+        source: SourceId,
+        scan: Arc<dyn Scan>,
+        projection: Vec<usize>,
+        schema: SchemaRef,
+        partitions: usize,
+        tracker: ScanTracker,
+    ) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&schema)),
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        )
+        .with_scheduling_type(SchedulingType::NonCooperative);
+        Self {
+            source,
+            scan,
+            projection,
+            schema,
+            properties: Arc::new(properties),
+            tracker,
+            metrics: ExecutionPlanMetricsSet::new(),
+            running: OnceLock::new(),
+        }
+    }
+
+    fn running(&self, batch_rows: usize) -> DfResult<Arc<dyn RunningScan>> {
+        if let Some(running) = self.running.get() {
+            return Ok(Arc::clone(running));
+        }
+        let started = self
+            .scan
+            .start(&self.projection, batch_rows)
+            .map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let mut first = false;
+        let running = self.running.get_or_init(|| {
+            first = true;
+            started
+        });
+        if first {
+            self.tracker.push(self.source.clone(), Arc::clone(running));
+        }
+        Ok(Arc::clone(running))
+    }
+}
+
+impl fmt::Debug for ScanExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScanExec").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+impl DisplayAs for ScanExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns: Vec<_> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        write!(f, "ScanExec: source={}, columns=[{}]", self.source, columns.join(", "))
+    }
+}
+
+impl ExecutionPlan for ScanExec {
+    fn name(&self) -> &'static str {
+        "ScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn reset_state(self: Arc<Self>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(
+            self.source.clone(),
+            Arc::clone(&self.scan),
+            self.projection.clone(),
+            Arc::clone(&self.schema),
+            self.properties.partitioning.partition_count(),
+            self.tracker.clone(),
+        )))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> DfResult<SendableRecordBatchStream> {
+        let running = self.running(context.session_config().batch_size())?;
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let stream = running
+            .worker()
+            .inspect_ok(move |batch| metrics.record_output(batch.num_rows()))
+            .map_err(|error| DataFusionError::External(Box::new(error)))
+            .boxed();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}

@@ -1,0 +1,202 @@
+//! Sessions of DataFusion: one runtime (memory, disk) for the process, one context a query.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::catalog::{
+    MemoryCatalogProvider, MemorySchemaProvider, TableProvider,
+};
+use datafusion::common::TableReference;
+use datafusion::error::DataFusionError;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use freshet_core::config::ByteSize;
+use freshet_core::error::code;
+use freshet_core::{Error, Result, ResultExt};
+
+/// The catalog in which everything of a project is found.
+pub const CATALOG: &str = "freshet";
+
+/// Rows of a batch.
+pub const BATCH_ROWS: usize = 8192;
+
+/// The consumers that an out-of-memory error names.
+const CONSUMERS_NAMED: std::num::NonZeroUsize = std::num::NonZeroUsize::new(3).expect("not zero");
+
+/// Memory and disk shared by all queries of the process.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    runtime: Arc<RuntimeEnv>,
+    threads: usize,
+    schema: String,
+}
+
+impl Sessions {
+    /// Queries share `memory` and spill into `temp_dir`; `schema` is where bare names are looked up.
+    pub fn new(memory: ByteSize, temp_dir: &Path, threads: usize, schema: &str) -> Result<Self> {
+        let pool = TrackConsumersPool::new(FairSpillPool::new(memory.as_usize()), CONSUMERS_NAMED);
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![temp_dir.to_path_buf()]));
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(pool))
+            .with_disk_manager_builder(disk)
+            .build_arc()
+            .or_code(code::IO, || format!("could not use folder \"{}\"", temp_dir.display()))?;
+        Ok(Self { runtime, threads: threads.max(1), schema: schema.to_owned() })
+    }
+
+    /// Threads that a query uses.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The shared runtime.
+    pub fn runtime(&self) -> &Arc<RuntimeEnv> {
+        &self.runtime
+    }
+
+    /// A context without tables.
+    pub fn context(&self) -> SessionContext {
+        let mut config = SessionConfig::new()
+            .with_batch_size(BATCH_ROWS)
+            .with_target_partitions(self.threads)
+            .with_create_default_catalog_and_schema(false)
+            .with_default_catalog_and_schema(CATALOG, &self.schema)
+            .with_information_schema(true);
+        let options = config.options_mut();
+        // Timestamps are microseconds everywhere, as Delta has them.
+        options.execution.time_zone = Some("UTC".into());
+        options.execution.parquet.pushdown_filters = true;
+        options.execution.parquet.reorder_filters = true;
+        let context = SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime));
+        let catalog = MemoryCatalogProvider::new();
+        context.register_catalog(CATALOG, Arc::new(catalog));
+        ensure_schema(&context, &self.schema);
+        context
+    }
+}
+
+/// Registers `table` as `schema.name`, making the schema where there is none.
+pub fn register(
+    context: &SessionContext,
+    schema: &str,
+    name: &str,
+    table: Arc<dyn TableProvider>,
+) -> Result<()> {
+    ensure_schema(context, schema);
+    context
+        .register_table(TableReference::full(CATALOG, schema, name), table)
+        .map_err(|error| Error::internal(format!("could not register table \"{name}\"")).caused_by(error))?;
+    Ok(())
+}
+
+fn ensure_schema(context: &SessionContext, schema: &str) {
+    let catalog = context.catalog(CATALOG).expect("the catalog is registered with the context");
+    if catalog.schema(schema).is_none() {
+        catalog
+            .register_schema(schema, Arc::new(MemorySchemaProvider::new()))
+            .expect("a catalog in memory takes any schema");
+    }
+}
+
+/// Our error for one of DataFusion's: ours again where it came from a source or sink, SQL errors
+/// as the user's, the rest as failures of execution.
+pub fn query_error(error: DataFusionError, what: impl FnOnce() -> String) -> Error {
+    match find_ours(error) {
+        Ok(ours) => ours,
+        Err(error) => {
+            let code = match error.find_root() {
+                DataFusionError::SQL(..)
+                | DataFusionError::Plan(_)
+                | DataFusionError::SchemaError(..)
+                | DataFusionError::NotImplemented(_) => code::SQL,
+                DataFusionError::ResourcesExhausted(_) => code::LIMIT,
+                DataFusionError::Internal(_) => code::INTERNAL,
+                _ => code::EXECUTION,
+            };
+            let wrapped = Error::new(code, what());
+            let wrapped = if code == code::LIMIT {
+                wrapped.hint("raise `memory_limit` of the environment in freshet.yml")
+            } else {
+                wrapped
+            };
+            wrapped.caused_by(flatten(&error))
+        }
+    }
+}
+
+/// DataFusion's message without its chain of prefixes ("External error: …", "Context: …").
+fn flatten(error: &DataFusionError) -> String {
+    error.find_root().strip_backtrace()
+}
+
+fn find_ours(error: DataFusionError) -> std::result::Result<Error, DataFusionError> {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast::<Error>() {
+            Ok(ours) => Ok(*ours),
+            Err(inner) => match inner.downcast::<DataFusionError>() {
+                Ok(nested) => find_ours(*nested),
+                Err(other) => Err(DataFusionError::External(other)),
+            },
+        },
+        DataFusionError::Context(context, inner) => {
+            find_ours(*inner).map_err(|inner| DataFusionError::Context(context, Box::new(inner)))
+        }
+        DataFusionError::Diagnostic(diagnostic, inner) => find_ours(*inner)
+            .map_err(|inner| DataFusionError::Diagnostic(diagnostic, Box::new(inner))),
+        DataFusionError::Shared(shared) => match Arc::try_unwrap(shared) {
+            Ok(inner) => find_ours(inner),
+            Err(shared) => match ours_below(&shared) {
+                Some(ours) => Ok(Error::new(ours.code(), ours.chain())
+                    .hint(ours.hint_text().unwrap_or_default())),
+                None => Err(DataFusionError::Shared(shared)),
+            },
+        },
+        DataFusionError::ArrowError(inner, backtrace) => match *inner {
+            arrow::error::ArrowError::ExternalError(inner) => {
+                find_ours(DataFusionError::External(inner))
+            }
+            other => Err(DataFusionError::ArrowError(Box::new(other), backtrace)),
+        },
+        other => Err(other),
+    }
+}
+
+/// Our error below a shared one, which cannot be taken out.
+fn ours_below<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return Some(ours);
+        }
+        current = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_sources_come_back_as_they_were() {
+        let ours = Error::new(code::FILE_TOO_BAD, "file \"a.csv\" has too many bad records");
+        let wrapped = DataFusionError::Context(
+            "reading".into(),
+            Box::new(DataFusionError::External(Box::new(ours))),
+        );
+        assert_eq!(query_error(wrapped, || "query failed".into()).code(), code::FILE_TOO_BAD);
+    }
+
+    #[test]
+    fn errors_shared_between_partitions_keep_their_code() {
+        let ours = Error::new(code::FILE_TOO_BAD, "file \"a.csv\" has too many bad records");
+        let shared = Arc::new(DataFusionError::External(Box::new(ours)));
+        let kept = Arc::clone(&shared);
+        let error = query_error(DataFusionError::Shared(shared), || "query failed".into());
+        assert_eq!(error.code(), code::FILE_TOO_BAD);
+        drop(kept);
+    }
+}
