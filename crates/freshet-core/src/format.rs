@@ -23,11 +23,13 @@ pub struct ReadSpec {
     pub batch_rows: usize,
     /// A record larger than this is a dead letter.
     pub max_record_bytes: usize,
+    /// Whether [`Decoded::offsets`] is wanted: where each row's record begins.
+    pub offsets: bool,
 }
 
 impl Default for ReadSpec {
     fn default() -> Self {
-        Self { projection: Vec::new(), batch_rows: 8192, max_record_bytes: 1 << 20 }
+        Self { projection: Vec::new(), batch_rows: 8192, max_record_bytes: 1 << 20, offsets: false }
     }
 }
 
@@ -91,5 +93,10 @@ pub struct Chunk {
 pub trait Decoder: Send {
     /// Decodes the records that `chunk` holds whole, appending to `out`, and returns how many bytes
     /// they took. With `chunk.last` that is all of them. A bad record is a reject, not an error.
+    ///
+    /// Where the spec asks for offsets, one array is pushed to `out.offsets` for each batch that is
+    /// pushed to `out.batches`. A record beyond `max_record_bytes` becomes [`crate::Reject::too_large`],
+    /// which keeps only its first bytes: whoever reads may then skip the rest of an endless line
+    /// without holding it.
     fn decode(&mut self, chunk: &Chunk, out: &mut Decoded) -> Result<usize>;
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::ScalarBuffer;
 use serde::{Deserialize, Serialize};
 
 /// Why a record became a dead letter: a stable name that users filter by.
@@ -78,8 +79,24 @@ pub struct Reject {
     pub column: Option<String>,
     /// What is wrong, for a person.
     pub message: Cow<'static, str>,
-    /// The record's bytes as they were read, without its line terminator.
+    /// The record's bytes as they were read, without its line terminator. Of a record that is too
+    /// large, the first `max_record_bytes`.
     pub raw: Box<[u8]>,
+}
+
+impl Reject {
+    /// The reject of a record that is larger than `limit`: one spelling for whoever finds it.
+    /// `bytes` is the record or its beginning, at least `limit` bytes of it.
+    pub fn too_large(offset: u64, line: u64, limit: usize, bytes: &[u8]) -> Self {
+        Self {
+            offset,
+            line,
+            rule: Rule::TooLarge,
+            column: None,
+            message: Cow::Owned(format!("the record is larger than {limit} bytes")),
+            raw: bytes[..limit.min(bytes.len())].into(),
+        }
+    }
 }
 
 /// What one chunk decoded to.
@@ -87,6 +104,9 @@ pub struct Reject {
 pub struct Decoded {
     /// The good records in their order, in batches of at most the asked number of rows.
     pub batches: Vec<RecordBatch>,
+    /// For each of `batches`, the offset of each row's record as [`Reject::offset`] counts it.
+    /// Empty unless `ReadSpec::offsets` asks for it.
+    pub offsets: Vec<ScalarBuffer<i64>>,
     /// The bad records in their order.
     pub rejects: Vec<Reject>,
     /// Records that the chunk held: good and bad. Blank lines, comments and headers are none.
@@ -103,6 +123,7 @@ impl Decoded {
     /// Forgets all content and keeps the allocations.
     pub fn clear(&mut self) {
         self.batches.clear();
+        self.offsets.clear();
         self.rejects.clear();
         self.records = 0;
         self.good = 0;
