@@ -5,9 +5,11 @@
 //! the record of runs: it is handed one task at a time and reports what became of it.
 
 pub mod interval;
+pub mod lake;
 pub mod report;
 pub mod scan;
 pub mod session;
 pub mod splits;
+pub mod store;
 
 pub use report::*;
