@@ -4,12 +4,16 @@
 //! It knows sources and sinks only through `freshet_core`'s traits, and nothing of schedules or of
 //! the record of runs: it is handed one task at a time and reports what became of it.
 
+pub mod checks;
+pub mod functions;
 pub mod interval;
 pub mod lake;
+pub mod operators;
 pub mod report;
 pub mod scan;
 pub mod session;
 pub mod splits;
 pub mod store;
+pub mod unit_tests;
 
 pub use report::*;

@@ -24,6 +24,7 @@ mod parse;
 mod quarantine;
 mod rule;
 mod run;
+mod sql;
 
 pub use compile::CheckPlan;
 pub use info::{ArgumentInfo, RuleInfo, RuleScope, json_schema, rules};
