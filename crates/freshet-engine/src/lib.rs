@@ -5,10 +5,15 @@
 //! the record of runs: it is handed one task at a time and reports what became of it.
 
 pub mod checks;
+pub mod dead_letters;
+pub mod engine;
 pub mod functions;
+pub mod intent;
 pub mod interval;
 pub mod lake;
 pub mod operators;
+pub mod overlay;
+pub mod publish;
 pub mod report;
 pub mod scan;
 pub mod session;
@@ -16,4 +21,5 @@ pub mod splits;
 pub mod store;
 pub mod unit_tests;
 
+pub use engine::Engine;
 pub use report::*;

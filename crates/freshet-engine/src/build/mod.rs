@@ -1,0 +1,381 @@
+//! Building one node: plan, execute, stage, check, publish, load.
+//!
+//! A build is one attempt as the orchestrator sees it. Within it, execution starts again without a
+//! file as often as a file turns out to be broken after some of its rows were read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use freshet_core::contract::SchemaDiff;
+use freshet_core::error::code;
+use freshet_core::source::{SplitReport, SplitStatus};
+use freshet_core::{EdgeCounts, Error, Result, SourceId, crash};
+use freshet_project::{EmptyFiles, IncrementalStrategy, Materialized, Node};
+
+use crate::dead_letters;
+use crate::engine::Engine;
+use crate::intent::Intent;
+use crate::lake::{Snapshot, StagedChange, TableName};
+use crate::publish;
+use crate::relations::{self, Inputs, table_of};
+use crate::report::{
+    BuildObserver, BuildReport, BuildTask, CheckStatus, DeadLetter, ErrorReport, FileReport,
+    ModelProgress,
+};
+use crate::splits;
+
+mod audit;
+mod execute;
+mod load;
+mod microbatch;
+mod quarantine;
+mod seed;
+mod shape;
+
+pub(crate) use audit::run_checks;
+pub(crate) use shape::shape as shaped;
+
+/// Why a build failed, and what it had done by then.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why.
+    pub error: Error,
+    /// What is known of the build: files, edges, checks, the staged version.
+    pub report: Option<Box<BuildReport>>,
+}
+
+/// One build under way.
+struct Build<'a> {
+    engine: &'a Engine,
+    task: &'a BuildTask,
+    node: &'a Node,
+    table: TableName,
+    observer: Arc<dyn BuildObserver>,
+    report: BuildReport,
+    began: Instant,
+    phase: &'static str,
+}
+
+/// A result that is written, with the account of what it was made from.
+struct Executed {
+    change: StagedChange,
+    /// Reports of each source's splits, those that were set aside included.
+    sources: BTreeMap<SourceId, Vec<SplitReport>>,
+    progress: ModelProgress,
+    quarantined: Vec<DeadLetter>,
+    schema_diffs: Vec<SchemaDiff>,
+}
+
+impl Engine {
+    /// Builds one node. On an error nothing is published, unless the intent was durable already:
+    /// then [`Engine::recover`] finishes it.
+    pub async fn build(
+        &self,
+        task: &BuildTask,
+        observer: Arc<dyn BuildObserver>,
+    ) -> std::result::Result<BuildReport, Failure> {
+        let node = self.node(&task.model).map_err(|error| Failure { error, report: None })?;
+        let mut build = Build {
+            engine: self,
+            task,
+            node,
+            table: table_of(self.project(), node),
+            observer,
+            report: empty_report(node, task),
+            began: Instant::now(),
+            phase: "plan",
+        };
+        match build.run().await {
+            Ok(()) => {
+                build.end_phase();
+                Ok(build.report)
+            }
+            Err(error) => {
+                build.end_phase();
+                Err(Failure { error, report: Some(Box::new(build.report)) })
+            }
+        }
+    }
+
+    /// Finishes what earlier processes began.
+    pub async fn recover(&self) -> Result<Vec<publish::Recovered>> {
+        publish::recover(self.lake(), &self.dead_letter_lock).await
+    }
+}
+
+fn empty_report(node: &Node, task: &BuildTask) -> BuildReport {
+    let materialized = match node.config.materialized {
+        Materialized::View => "view",
+        Materialized::Table => "table",
+        Materialized::Incremental => "incremental",
+        Materialized::Ephemeral => "ephemeral",
+        Materialized::Seed => "seed",
+    };
+    BuildReport {
+        model: node.id.clone(),
+        materialized: materialized.to_owned(),
+        incremental: false,
+        version: None,
+        number: None,
+        rows_written: 0,
+        rows_total: None,
+        bytes_read: 0,
+        batches: Vec::new(),
+        edges: BTreeMap::new(),
+        operators: Vec::new(),
+        files: Vec::new(),
+        missing: Vec::new(),
+        schema_diffs: Vec::new(),
+        dead_letters: BTreeMap::new(),
+        checks: Vec::new(),
+        warnings: Vec::new(),
+        staged: None,
+        progress: task.progress.clone(),
+        seconds: BTreeMap::new(),
+    }
+}
+
+impl Build<'_> {
+    async fn run(&mut self) -> Result<()> {
+        self.observer.phase(&self.node.id, self.phase);
+        match self.node.config.materialized {
+            Materialized::View | Materialized::Ephemeral => self.query().await,
+            Materialized::Table | Materialized::Incremental | Materialized::Seed => {
+                self.table().await
+            }
+        }
+    }
+
+    fn enter(&mut self, phase: &'static str) {
+        self.end_phase();
+        self.phase = phase;
+        self.began = Instant::now();
+        self.observer.phase(&self.node.id, phase);
+    }
+
+    fn end_phase(&mut self) {
+        *self.report.seconds.entry(self.phase.to_owned()).or_default() +=
+            self.began.elapsed().as_secs_f64();
+    }
+
+    /// A view or ephemeral model: nothing is kept, but it must plan, and its checks must hold.
+    async fn query(&mut self) -> Result<()> {
+        let context = self.engine.query_context()?;
+        let inputs =
+            relations::register_named(self.engine, &context, std::slice::from_ref(&self.node.id), &[], &Default::default())
+                .await?;
+        self.enter("check");
+        self.audit_query(&context).await?;
+        drop(inputs);
+        Ok(())
+    }
+
+    /// A node that is kept as a table.
+    async fn table(&mut self) -> Result<()> {
+        let base = self.engine.lake().load(&self.table, None).await?;
+        let incremental = self.is_incremental(base.as_ref());
+        self.report.incremental = incremental;
+        let Some(executed) = self.execute(base.as_ref(), incremental).await? else {
+            self.report.rows_total = base.as_ref().and_then(Snapshot::rows);
+            self.report.version = None;
+            self.enter("load");
+            return self.load_pending().await;
+        };
+        crash::point("publish.executed");
+        crash::point("publish.staged");
+        let published = self.audit_and_publish(executed, incremental).await;
+        if let Err(Unpublished { error, change }) = published {
+            // A failed check keeps the staged files for inspection; anything else takes them away.
+            if error.code() == code::CHECK_FAILED {
+                self.report.staged =
+                    Some(format!("{}{}/{}", self.engine.lake().url(), change.table.schema, change.table.name));
+            } else if self.report.number.is_none() {
+                self.engine.lake().discard(&change).await?;
+            }
+            return Err(error);
+        }
+        self.enter("load");
+        self.export().await?;
+        self.load_pending().await
+    }
+
+    fn is_incremental(&self, base: Option<&Snapshot>) -> bool {
+        let full_refresh = match self.node.config.full_refresh {
+            Some(decided) => decided,
+            None => self.task.full_refresh,
+        };
+        self.node.config.materialized == Materialized::Incremental
+            && base.is_some()
+            && self.task.progress.number > 0
+            && !full_refresh
+    }
+
+    async fn audit_and_publish(
+        &mut self,
+        executed: Executed,
+        incremental: bool,
+    ) -> std::result::Result<(), Unpublished> {
+        let change = executed.change.clone();
+        self.decide(executed, incremental)
+            .await
+            .map_err(|error| Unpublished { error, change: Box::new(change) })
+    }
+
+    async fn decide(&mut self, executed: Executed, incremental: bool) -> Result<()> {
+        let letters = self.account(&executed, incremental)?;
+        self.enter("check");
+        self.audit(&executed.change).await?;
+        crash::point("publish.checked");
+        self.enter("publish");
+        let lake = self.engine.lake();
+        let number = publish::next_number(lake, &self.table).await?;
+        let staged_letters = publish::stage_dead_letters(lake, &letters).await?;
+        let mut progress = executed.progress;
+        progress.number = number;
+        self.report.progress = progress;
+        self.report.rows_written = executed.change.counts.rows_in;
+        self.report.rows_total = executed.change.rows_total;
+        self.report.number = Some(number);
+        let intent = Intent::new(
+            self.node.id.clone(),
+            number,
+            self.task.run.clone(),
+            self.engine.clock().now(),
+            executed.change,
+            staged_letters,
+            !incremental,
+            self.report.clone(),
+        );
+        let version = publish::publish(lake, &self.engine.dead_letter_lock, &intent).await?;
+        self.report.version = Some(version);
+        Ok(())
+    }
+
+    /// Enters files, edges and dead letters into the report, and gives the letters to keep.
+    fn account(&mut self, executed: &Executed, incremental: bool) -> Result<Vec<DeadLetter>> {
+        let now = self.engine.clock().now();
+        let mut letters = Vec::new();
+        for (source, reports) in &executed.sources {
+            let mut edge = EdgeCounts::default();
+            for report in reports {
+                self.file(source, report)?;
+                if report.status != SplitStatus::Read {
+                    continue;
+                }
+                edge.rows_in += report.records;
+                edge.rows_out += report.good;
+                edge.filtered += report.dropped;
+                edge.dead += report.rejects.len() as u64;
+            }
+            if !edge.balances() {
+                return Err(Error::internal(format!(
+                    "the rows of source \"{source}\" do not add up: {edge:?}"
+                )));
+            }
+            self.report.edges.insert(format!("decode:{source}"), edge);
+            let before = self.task.progress.consumed.get(source);
+            let fresh: Vec<SplitReport> = reports
+                .iter()
+                .filter(|report| {
+                    // A microbatch reads consumed files again; their letters are kept already.
+                    !(incremental
+                        && self.node.config.strategy() == IncrementalStrategy::Microbatch
+                        && before.is_some_and(|consumed| {
+                            consumed.get(&report.split.id).is_some_and(|old| {
+                                old.split.version == report.split.version
+                                    && old.corrections >= report.corrections
+                            })
+                        }))
+                })
+                .cloned()
+                .collect();
+            letters.extend(dead_letters::of_reports(
+                &self.task.run,
+                &self.node.id,
+                source,
+                &fresh,
+                now,
+            ));
+        }
+        letters.extend(executed.quarantined.iter().cloned());
+        for letter in &letters {
+            let rules = self.report.dead_letters.entry(letter.source.clone()).or_default();
+            *rules.entry(letter.rule.clone()).or_default() += 1;
+        }
+        let counts = executed.change.counts;
+        self.report.edges.insert(
+            "store".into(),
+            EdgeCounts { rows_in: counts.rows_in, rows_out: counts.rows_in, dead: 0, filtered: 0 },
+        );
+        if counts.rows_outside > 0 {
+            self.report.warnings.push(format!(
+                "{} rows lie outside of the batches that were computed: a repeated run would double them",
+                counts.rows_outside
+            ));
+        }
+        self.report.schema_diffs.extend(executed.schema_diffs.iter().cloned());
+        if !executed.change.schema_changes.is_empty() {
+            let changes = executed.change.schema_changes.clone();
+            self.report.schema_diffs.push(SchemaDiff { file: None, changes });
+        }
+        Ok(letters)
+    }
+
+    fn file(&mut self, source: &SourceId, report: &SplitReport) -> Result<()> {
+        let table = self.engine.source_table(source)?;
+        if report.status == SplitStatus::Empty && table.empty_files == EmptyFiles::Allow {
+            return Ok(());
+        }
+        self.report.files.push(FileReport {
+            source: source.clone(),
+            file: report.split.id.clone(),
+            status: report.status,
+            records: report.records,
+            good: report.good,
+            dead: report.rejects.len() as u64,
+            bytes: report.split.size.unwrap_or(0),
+            error: report.error.as_deref().map(ErrorReport::from),
+        });
+        Ok(())
+    }
+
+    /// What the table holds after this build.
+    fn progress_after(
+        &self,
+        inputs: &Inputs,
+        reports: &BTreeMap<SourceId, Vec<SplitReport>>,
+        incremental: bool,
+    ) -> ModelProgress {
+        let nothing = BTreeMap::new();
+        let mut progress = ModelProgress {
+            number: self.task.progress.number,
+            inputs: inputs.versions.clone(),
+            consumed: if incremental { self.task.progress.consumed.clone() } else { BTreeMap::new() },
+        };
+        for (source, splits) in reports {
+            let before = self.task.progress.consumed.get(source).unwrap_or(&nothing);
+            let after = splits::consume(before, splits, incremental);
+            progress.consumed.insert(source.clone(), after);
+        }
+        progress
+    }
+
+    fn failed_checks(&self) -> Vec<&str> {
+        self.report
+            .checks
+            .iter()
+            .filter(|check| matches!(check.status, CheckStatus::Fail | CheckStatus::Error))
+            .map(|check| check.name.as_str())
+            .collect()
+    }
+}
+
+/// A result that was staged and is not published.
+struct Unpublished {
+    error: Error,
+    change: Box<StagedChange>,
+}
+
+/// Splits that a scan set aside after some of their rows were read.
+type Aside = BTreeSet<(SourceId, String)>;

@@ -1,0 +1,191 @@
+//! The engine of one project in one environment: its lake, its memory, its sources and sinks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::prelude::SessionContext;
+use freshet_core::clock::Clock;
+use freshet_core::error::code;
+use freshet_core::registry::{ConnectorContext, SourceSpec};
+use freshet_core::sink::Sink;
+use freshet_core::source::{Overlay, Source};
+use freshet_core::{Error, ModelId, Registry, Result, ResultExt, SourceId};
+use freshet_project::{Node, Project, SourceTable};
+use serde_json::{Map, Value};
+
+use crate::lake::{Lake, LakeOptions};
+use crate::session::Sessions;
+use crate::{functions, overlay, store};
+
+/// Everything that builds and queries share.
+#[derive(Debug)]
+pub struct Engine {
+    project: Arc<Project>,
+    registry: Registry,
+    clock: Arc<dyn Clock>,
+    lake: Lake,
+    sessions: Sessions,
+    /// Commits of dead letters by models that are built at once take turns.
+    pub(crate) dead_letter_lock: tokio::sync::Mutex<()>,
+}
+
+impl Engine {
+    /// Opens the environment's lake; makes no folder and reads no table.
+    pub fn open(project: Arc<Project>, registry: Registry, clock: Arc<dyn Clock>) -> Result<Self> {
+        let nothing = Map::new();
+        let environment = &project.environment;
+        let options = match &environment.lake_connection {
+            Some(name) => &connection(&project, name)?.options,
+            None => &nothing,
+        };
+        let (object_store, url) = store::open(&environment.lake, options)?;
+        Self::open_on(project, registry, clock, object_store, url)
+    }
+
+    /// As [`Engine::open`], with the lake in a store that the caller gives.
+    pub fn open_on(
+        project: Arc<Project>,
+        registry: Registry,
+        clock: Arc<dyn Clock>,
+        object_store: Arc<dyn object_store::ObjectStore>,
+        url: url::Url,
+    ) -> Result<Self> {
+        let environment = &project.environment;
+        let threads = environment
+            .threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let temp_dir = environment.state_dir.join("tmp");
+        let lake = Lake::open(
+            object_store,
+            url,
+            LakeOptions {
+                clock: Arc::clone(&clock),
+                threads,
+                spill_dir: temp_dir.clone(),
+                ..LakeOptions::default()
+            },
+        )?;
+        std::fs::create_dir_all(&temp_dir)
+            .or_code(code::IO, || format!("could not make folder \"{}\"", temp_dir.display()))?;
+        let sessions =
+            Sessions::new(environment.memory_limit, &temp_dir, threads, &environment.schema)?;
+        Ok(Self {
+            project,
+            registry,
+            clock,
+            lake,
+            sessions,
+            dead_letter_lock: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// The project.
+    pub fn project(&self) -> &Arc<Project> {
+        &self.project
+    }
+
+    /// The lake.
+    pub fn lake(&self) -> &Lake {
+        &self.lake
+    }
+
+    /// Memory, disk and threads of queries.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// A context with Freshet's functions and without tables.
+    pub fn query_context(&self) -> Result<SessionContext> {
+        let context = self.sessions.context();
+        functions::register(&context)?;
+        Ok(context)
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The connectors.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// A node of the project.
+    pub fn node(&self, id: &ModelId) -> Result<&Node> {
+        self.project.nodes.get(id).ok_or_else(|| {
+            let names = self.project.nodes.keys().map(ModelId::as_str);
+            let error = Error::new(code::REFERENCE, format!("there is no model \"{id}\""));
+            match freshet_core::config::nearest(id.as_str(), names) {
+                Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+                None => error.hint("`freshet ls` lists all"),
+            }
+        })
+    }
+
+    /// A source of the project.
+    pub fn source_table(&self, id: &SourceId) -> Result<&SourceTable> {
+        self.project.sources.get(id).ok_or_else(|| {
+            let names = self.project.sources.keys().map(SourceId::as_str);
+            let error = Error::new(code::REFERENCE, format!("there is no source \"{id}\""));
+            match freshet_core::config::nearest(id.as_str(), names) {
+                Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+                None => error.hint("`freshet ls --select source:*` lists all"),
+            }
+        })
+    }
+
+    /// Makes a source ready to be listed and read.
+    pub fn source(&self, table: &SourceTable) -> Result<Arc<dyn Source>> {
+        let name = table.connector.as_deref().ok_or_else(|| {
+            Error::new(code::SOURCE, format!("source \"{}\" has no connector", table.id))
+                .at(table.location.clone())
+        })?;
+        let spec = SourceSpec {
+            name: table.id.to_string(),
+            contract: Arc::clone(&table.contract),
+            max_bad: table.max_bad,
+            settle: table.settle,
+        };
+        let context = self.connector_context(table.connection.as_deref())?;
+        self.registry
+            .get(name)
+            .and_then(|connector| connector.source(&table.options, spec, &context))
+            .map_err(|error| error.at(table.location.clone()))
+    }
+
+    /// Makes a sink that writes `table` over a named connection.
+    pub fn sink(&self, connection_name: &str, table: &str) -> Result<Arc<dyn Sink>> {
+        let connection = connection(&self.project, connection_name)?;
+        let context = self.connector_context(Some(connection_name))?;
+        let options = Value::Object(Map::new());
+        self.registry.get(&connection.connector)?.sink(&options, table, &context)
+    }
+
+    /// What a connector is given.
+    pub fn connector_context(&self, connection_name: Option<&str>) -> Result<ConnectorContext> {
+        let connection = match connection_name {
+            Some(name) => connection(&self.project, name)?.options.clone(),
+            None => Map::new(),
+        };
+        let project_dir = std::path::absolute(&self.project.dir)
+            .unwrap_or_else(|_| PathBuf::from(&self.project.dir));
+        Ok(ConnectorContext { project_dir, connection, clock: Arc::clone(&self.clock) })
+    }
+
+    /// All corrections of a source.
+    pub async fn overlay(&self, source: &SourceId) -> Result<Overlay> {
+        overlay::load(self.lake.store(), source).await
+    }
+}
+
+fn connection<'a>(project: &'a Project, name: &str) -> Result<&'a freshet_project::Connection> {
+    let connections = &project.environment.connections;
+    connections.get(name).ok_or_else(|| {
+        let error = Error::new(code::CONFIG, format!("there is no connection \"{name}\""));
+        match freshet_core::config::nearest(name, connections.keys().map(String::as_str)) {
+            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+            None => error.hint("declare it under `connections:` in freshet.yml"),
+        }
+    })
+}
