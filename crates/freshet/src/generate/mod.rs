@@ -1,0 +1,7 @@
+//! Made-up input, as large and as dirty as one likes, with a sidecar that says exactly what is in it.
+//!
+//! Knows nothing of projects or engines: it writes files. What it writes is a pure function of its
+//! options, so that tests and benchmarks on different machines speak of the same bytes.
+
+pub mod pos;
+mod rng;
