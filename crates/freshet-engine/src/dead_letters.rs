@@ -32,6 +32,7 @@ pub fn schema() -> SchemaRef {
         text("source"),
         text("file"),
         text("digest"),
+        Field::new("size", DataType::Int64, true),
         Field::new("line", DataType::Int64, true),
         Field::new("offset", DataType::Int64, true),
         text("column"),
@@ -62,6 +63,7 @@ pub fn of_reports(
             source: source.to_string(),
             file: Some(report.split.id.clone()),
             digest: report.digest.clone(),
+            size: report.split.size,
             line: Some(reject.line),
             offset: Some(reject.offset),
             column: reject.column.clone(),
@@ -113,6 +115,7 @@ pub fn to_batch(letters: &[DeadLetter]) -> Result<RecordBatch> {
         text(&|letter| Some(&letter.source)),
         text(&|letter| letter.file.as_deref()),
         text(&|letter| letter.digest.as_ref().map(|digest| digest.0.as_str())),
+        number(&|letter| letter.size),
         number(&|letter| letter.line),
         number(&|letter| letter.offset),
         text(&|letter| letter.column.as_deref()),
@@ -153,7 +156,7 @@ pub fn from_batch(batch: &RecordBatch) -> Result<Vec<DeadLetter>> {
     let (ids, runs, models) = (text("id")?, text("run")?, text("model")?);
     let (sources, files, digests) = (text("source")?, text("file")?, text("digest")?);
     let (columns, rules, messages) = (text("column")?, text("rule")?, text("message")?);
-    let (lines, offsets) = (number("line")?, number("offset")?);
+    let (sizes, lines, offsets) = (number("size")?, number("line")?, number("offset")?);
     Ok((0..batch.num_rows())
         .map(|row| DeadLetter {
             id: ids[row].clone().unwrap_or_default(),
@@ -162,6 +165,7 @@ pub fn from_batch(batch: &RecordBatch) -> Result<Vec<DeadLetter>> {
             source: sources[row].clone().unwrap_or_default(),
             file: files[row].clone(),
             digest: digests[row].clone().map(ContentDigest),
+            size: sizes[row],
             line: lines[row],
             offset: offsets[row],
             column: columns[row].clone(),
@@ -186,6 +190,7 @@ mod tests {
             source: "pos.sales".into(),
             file: Some("a.csv".into()),
             digest: Some(ContentDigest("abcdef".into())),
+            size: Some(100),
             line: Some(3),
             offset: Some(7),
             column: None,

@@ -14,6 +14,7 @@ pub mod lake;
 pub mod operators;
 pub mod overlay;
 pub mod publish;
+pub mod replay;
 pub mod report;
 pub mod scan;
 pub mod session;

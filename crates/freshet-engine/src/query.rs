@@ -302,7 +302,7 @@ impl Engine {
         context: &SessionContext,
         check: &freshet_project::Check,
     ) -> Result<()> {
-        let sql = self.project().compile_check_sql(check)?;
+        let sql = self.project().compile_check_sql(check)?.sql;
         context
             .state()
             .create_logical_plan(sql.trim().trim_end_matches(';'))

@@ -210,6 +210,8 @@ pub struct DeadLetter {
     pub file: Option<String>,
     /// Identity of the file's content.
     pub digest: Option<ContentDigest>,
+    /// Bytes of the file.
+    pub size: Option<u64>,
     /// One-based line.
     pub line: Option<u64>,
     /// Byte offset.

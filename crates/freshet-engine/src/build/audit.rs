@@ -88,7 +88,7 @@ pub(crate) async fn run_checks(
             Some(_) => engine
                 .project()
                 .compile_check_sql(check)
-                .and_then(|sql| checks::query_rule(check, sql)),
+                .and_then(|compiled| checks::query_rule(check, compiled.sql)),
             None => checks::parse(check, Some(&schema)),
         };
         match rule {

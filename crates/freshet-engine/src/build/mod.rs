@@ -15,7 +15,7 @@ use freshet_project::{EmptyFiles, IncrementalStrategy, Materialized, Node};
 
 use crate::dead_letters;
 use crate::engine::Engine;
-use crate::intent::Intent;
+use crate::intent::{self, Intent};
 use crate::lake::{Snapshot, StagedChange, TableName};
 use crate::publish;
 use crate::relations::{self, Inputs, table_of};
@@ -101,6 +101,22 @@ impl Engine {
     /// Finishes what earlier processes began.
     pub async fn recover(&self) -> Result<Vec<publish::Recovered>> {
         publish::recover(self.lake(), &self.dead_letter_lock).await
+    }
+
+    /// Every intent that counts, ordered by time.
+    pub async fn intents(&self) -> Result<Vec<Intent>> {
+        let lake = self.lake();
+        let mut counted = Vec::new();
+        for table in intent::tables(lake.store()).await? {
+            let Some(snapshot) = lake.load(&table, None).await? else { continue };
+            let held = lake.last_transaction(&snapshot, intent::APP).await?;
+            let listed = intent::list(lake.store(), &table).await?;
+            for number in listed.numbers.into_iter().filter(|number| *number <= held) {
+                counted.push(intent::read(lake.store(), &table, number).await?);
+            }
+        }
+        counted.sort_by_key(|intent| (intent.at, intent.number));
+        Ok(counted)
     }
 }
 

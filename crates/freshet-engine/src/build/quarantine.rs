@@ -178,6 +178,7 @@ impl Build<'_> {
                 source: self.node.id.to_string(),
                 file: None,
                 digest: None,
+                size: None,
                 line: None,
                 offset: None,
                 column: rule.column.clone(),
