@@ -89,6 +89,48 @@ pub struct TaskReport {
     pub because: Option<ModelId>,
 }
 
+/// A run in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSummary {
+    /// Its id.
+    pub id: RunId,
+    /// The project.
+    pub project: String,
+    /// The environment.
+    pub environment: String,
+    /// The command line.
+    pub command: String,
+    /// Start.
+    pub started: DateTime<Utc>,
+    /// End; `None` while it is under way, or where its process died.
+    pub finished: Option<DateTime<Utc>>,
+    /// How it ended; `Failed` without an end is a run that was interrupted.
+    pub status: Status,
+    /// Its tasks.
+    pub tasks: u64,
+    /// Those that ended well.
+    pub done: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Rows written by all of them.
+    pub rows_written: u64,
+    /// Dead letters of all of them.
+    pub dead_letters: u64,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttemptError {
+    /// The node.
+    pub model: ModelId,
+    /// Counts from 1.
+    pub attempt: u32,
+    /// When it failed.
+    pub at: DateTime<Utc>,
+    /// Why.
+    pub error: ErrorReport,
+}
+
 /// What a run tells while it goes on.
 #[derive(Debug, Clone)]
 pub enum RunEvent {
@@ -119,6 +161,17 @@ pub enum RunEvent {
         model: ModelId,
         /// Totals of this attempt.
         progress: BuildProgress,
+    },
+    /// An attempt failed and another one will be made.
+    TaskRetry {
+        /// The node.
+        model: ModelId,
+        /// The attempt to come.
+        attempt: u32,
+        /// When it is due.
+        at: DateTime<Utc>,
+        /// Why the last one failed.
+        error: Box<ErrorReport>,
     },
     /// A task ended.
     TaskFinished(Box<TaskReport>),

@@ -85,6 +85,8 @@ codes! {
         "A bound of the configuration was reached. The message names the limit; raise it in `freshet.yml` if the machine can bear it."
     5 LOCKED External "another process works on this environment"
         "Two runs must not write the same environment at once. Wait for the other one, or stop it; its lock ends with its process."
+    6 INTERRUPTED External "a run was interrupted"
+        "The process of the run ended before the run did: it was killed, or the machine stopped. Readers see the old version of each table or the new one. Run again: commits that were begun are finished first, and nothing is doubled."
     101 PROJECT User "the project folder is not usable"
         "No `freshet.yml` or `dbt_project.yml` was found, or it could not be read. Run the command inside a project or name it: `freshet run path/to/project`."
     102 YAML User "a YAML file is wrong"
