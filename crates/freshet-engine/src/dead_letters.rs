@@ -1,5 +1,6 @@
 //! The dead-letter table: `_freshet/dead_letters` in the lake, a Delta table like any other.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -9,10 +10,11 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use chrono::{DateTime, Utc};
 use freshet_core::source::{ContentDigest, SplitReport, SplitStatus};
-use freshet_core::{Error, ModelId, Result, RunId, SourceId};
+use freshet_core::{Error, ModelId, Reject, Result, RunId, SourceId};
 
 use crate::lake::TableName;
 use crate::report::DeadLetter;
+use crate::session::BATCH_ROWS;
 
 /// Characters of a content's digest in an id.
 const DIGEST_IN_ID: usize = 12;
@@ -43,36 +45,110 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
-/// The dead letters of one source that a build read. Splits that were set aside give none: they
-/// are read again whole once they are mended.
-pub fn of_reports(
+/// Dead letters of a build that are not written yet. Bad records stay as the scan gave them until
+/// they are written, batch by batch: as rows they would take several times the memory.
+#[derive(Debug, Default)]
+pub struct Letters {
+    /// What was read of each source; splits that were set aside give no letters, as they are read
+    /// again whole once they are mended.
+    pub read: Vec<(SourceId, Vec<SplitReport>)>,
+    /// Rows that checks took out.
+    pub quarantined: Vec<DeadLetter>,
+}
+
+impl Letters {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        let read = self.read.iter().flat_map(|(_, reports)| reports).filter(|r| is_kept(r));
+        read.map(|report| report.rejects.len()).sum::<usize>() + self.quarantined.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many there are by source and rule.
+    pub fn counts(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let mut counts: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for (source, reports) in &self.read {
+            for reject in reports.iter().filter(|r| is_kept(r)).flat_map(|r| &r.rejects) {
+                let rules = counts.entry(source.to_string()).or_default();
+                *rules.entry(reject.rule.as_str().to_owned()).or_default() += 1;
+            }
+        }
+        for letter in &self.quarantined {
+            let rules = counts.entry(letter.source.clone()).or_default();
+            *rules.entry(letter.rule.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The letters as batches of [`schema`], made one after another.
+    pub fn into_batches(
+        self,
+        run: RunId,
+        model: ModelId,
+        at: DateTime<Utc>,
+    ) -> impl Iterator<Item = Result<RecordBatch>> + Send {
+        let read = self.read.into_iter().flat_map(move |(source, reports)| {
+            let (run, model) = (run.clone(), model.clone());
+            reports.into_iter().filter(is_kept).flat_map(move |mut report| {
+                let rejects = std::mem::take(&mut report.rejects);
+                let (run, model, source) = (run.clone(), model.clone(), source.clone());
+                chunks(rejects).map(move |rejects| {
+                    let letters: Vec<DeadLetter> = rejects
+                        .into_iter()
+                        .map(|reject| letter(&run, &model, &source, &report, reject, at))
+                        .collect();
+                    to_batch(&letters)
+                })
+            })
+        });
+        read.chain(chunks(self.quarantined).map(|letters| to_batch(&letters)))
+    }
+}
+
+fn is_kept(report: &SplitReport) -> bool {
+    report.status == SplitStatus::Read
+}
+
+/// Cuts a vector into vectors of a batch's size, giving memory back as it goes.
+fn chunks<T: Send>(mut items: Vec<T>) -> impl Iterator<Item = Vec<T>> + Send {
+    items.reverse();
+    std::iter::from_fn(move || {
+        let rest = items.len().saturating_sub(BATCH_ROWS);
+        let mut chunk = items.split_off(rest);
+        items.shrink_to_fit();
+        chunk.reverse();
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
+fn letter(
     run: &RunId,
     model: &ModelId,
     source: &SourceId,
-    reports: &[SplitReport],
+    report: &SplitReport,
+    reject: Reject,
     at: DateTime<Utc>,
-) -> Vec<DeadLetter> {
-    reports
-        .iter()
-        .filter(|report| report.status == SplitStatus::Read)
-        .flat_map(|report| report.rejects.iter().map(move |reject| (report, reject)))
-        .map(|(report, reject)| DeadLetter {
-            id: id(report.digest.as_ref(), &report.split.id, reject.offset),
-            run: run.clone(),
-            model: model.clone(),
-            source: source.to_string(),
-            file: Some(report.split.id.clone()),
-            digest: report.digest.clone(),
-            size: report.split.size,
-            line: Some(reject.line),
-            offset: Some(reject.offset),
-            column: reject.column.clone(),
-            rule: reject.rule.as_str().to_owned(),
-            message: reject.message.clone().into_owned(),
-            raw: reject.raw.to_vec(),
-            at,
-        })
-        .collect()
+) -> DeadLetter {
+    DeadLetter {
+        id: id(report.digest.as_ref(), &report.split.id, reject.offset),
+        run: run.clone(),
+        model: model.clone(),
+        source: source.to_string(),
+        file: Some(report.split.id.clone()),
+        digest: report.digest.clone(),
+        size: report.split.size,
+        line: Some(reject.line),
+        offset: Some(reject.offset),
+        column: reject.column,
+        rule: reject.rule.as_str().to_owned(),
+        message: reject.message.into_owned(),
+        raw: reject.raw.into_vec(),
+        at,
+    }
 }
 
 /// The id of a record: the same however often and from wherever its content is read.

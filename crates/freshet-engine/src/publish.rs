@@ -13,17 +13,18 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+use datafusion::error::DataFusionError;
 use freshet_core::crash;
 use freshet_core::error::code;
-use freshet_core::{Error, ModelId, Result};
+use freshet_core::{Error, ModelId, Result, RunId};
 use serde_json::{Value, json};
 
-use crate::dead_letters;
+use crate::dead_letters::{self, Letters};
 use crate::intent::{self, APP, Intent};
 use crate::lake::{
     Lake, NewRows, StageMode, StageRequest, StagedChange, TableName, Transaction,
 };
-use crate::report::DeadLetter;
 
 /// Commits of dead letters that lose against another model's are tried again so often.
 const DEAD_LETTER_ATTEMPTS: u32 = 50;
@@ -41,15 +42,20 @@ pub async fn next_number(lake: &Lake, table: &TableName) -> Result<u64> {
 /// Stages dead letters; `None` where there are none.
 pub async fn stage_dead_letters(
     lake: &Lake,
-    letters: &[DeadLetter],
+    letters: Letters,
+    run: &RunId,
+    model: &ModelId,
+    at: DateTime<Utc>,
 ) -> Result<Option<StagedChange>> {
     if letters.is_empty() {
         return Ok(None);
     }
     let table = dead_letters::table();
-    let batch = dead_letters::to_batch(letters)?;
     let schema = dead_letters::schema();
-    let stream = futures::stream::iter([Ok(batch)]);
+    let batches = letters
+        .into_batches(run.clone(), model.clone(), at)
+        .map(|batch| batch.map_err(|error| DataFusionError::External(Box::new(error))));
+    let stream = futures::stream::iter(batches);
     let stream = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(
         schema.clone(),
         stream,

@@ -243,6 +243,39 @@ impl Engine {
         Ok(None)
     }
 
+    /// The columns of a node, from the SQL of all that it is made of; nothing is read but the heads
+    /// of sources without declared columns.
+    pub(crate) async fn declared_schema(
+        &self,
+        context: &SessionContext,
+        node: &Node,
+    ) -> Result<arrow::datatypes::SchemaRef> {
+        let mut reached: HashSet<ModelId> = HashSet::new();
+        let mut pending = vec![node.id.clone()];
+        while let Some(id) = pending.pop() {
+            if reached.insert(id.clone()) {
+                pending.extend(self.node(&id)?.refs.iter().cloned());
+            }
+        }
+        let nodes = self.project().nodes.values().filter(|node| reached.contains(&node.id));
+        let mut declared: HashSet<SourceId> = HashSet::new();
+        for reached in nodes {
+            for source in &reached.sources {
+                if declared.insert(source.clone()) {
+                    self.declare_source(context, source).await?;
+                }
+            }
+            self.declare_node(context, reached).await?;
+        }
+        let name = table_of(self.project(), node);
+        let table = TableReference::full(session::CATALOG, name.schema, name.name);
+        let provider = context
+            .table_provider(table)
+            .await
+            .map_err(|error| query_error(error, || format!("could not plan \"{}\"", node.id)))?;
+        Ok(provider.schema())
+    }
+
     async fn declare_node(&self, context: &SessionContext, node: &Node) -> Result<()> {
         let name = table_of(self.project(), node);
         let file = || Location::file(node.path.display().to_string());

@@ -13,7 +13,7 @@ use freshet_core::source::{SplitReport, SplitStatus};
 use freshet_core::{EdgeCounts, Error, Result, SourceId, crash};
 use freshet_project::{EmptyFiles, IncrementalStrategy, Materialized, Node};
 
-use crate::dead_letters;
+use crate::dead_letters::Letters;
 use crate::engine::Engine;
 use crate::intent::{self, Intent};
 use crate::lake::{Snapshot, StagedChange, TableName};
@@ -239,14 +239,18 @@ impl Build<'_> {
     }
 
     async fn decide(&mut self, executed: Executed, incremental: bool) -> Result<()> {
-        let letters = self.account(&executed, incremental)?;
+        self.account(&executed)?;
+        let letters = self.letters(executed.sources, executed.quarantined, incremental);
+        self.report.dead_letters = letters.counts();
         self.enter("check");
         self.audit(&executed.change).await?;
         crash::point("publish.checked");
         self.enter("publish");
         let lake = self.engine.lake();
         let number = publish::next_number(lake, &self.table).await?;
-        let staged_letters = publish::stage_dead_letters(lake, &letters).await?;
+        let now = self.engine.clock().now();
+        let staged_letters =
+            publish::stage_dead_letters(lake, letters, &self.task.run, &self.node.id, now).await?;
         let mut progress = executed.progress;
         progress.number = number;
         self.report.progress = progress;
@@ -257,7 +261,7 @@ impl Build<'_> {
             self.node.id.clone(),
             number,
             self.task.run.clone(),
-            self.engine.clock().now(),
+            now,
             executed.change,
             staged_letters,
             !incremental,
@@ -268,10 +272,34 @@ impl Build<'_> {
         Ok(())
     }
 
-    /// Enters files, edges and dead letters into the report, and gives the letters to keep.
-    fn account(&mut self, executed: &Executed, incremental: bool) -> Result<Vec<DeadLetter>> {
-        let now = self.engine.clock().now();
-        let mut letters = Vec::new();
+    /// The bad records that are to be kept. A microbatch reads consumed files again; the letters
+    /// of those are kept already.
+    fn letters(
+        &self,
+        sources: BTreeMap<SourceId, Vec<SplitReport>>,
+        quarantined: Vec<DeadLetter>,
+        incremental: bool,
+    ) -> Letters {
+        let rereads =
+            incremental && self.node.config.strategy() == IncrementalStrategy::Microbatch;
+        let is_kept_already = |source: &SourceId, report: &SplitReport| {
+            let before = self.task.progress.consumed.get(source);
+            before.and_then(|consumed| consumed.get(&report.split.id)).is_some_and(|old| {
+                old.split.version == report.split.version && old.corrections >= report.corrections
+            })
+        };
+        let read = sources
+            .into_iter()
+            .map(|(source, mut reports)| {
+                reports.retain(|report| !(rereads && is_kept_already(&source, report)));
+                (source, reports)
+            })
+            .collect();
+        Letters { read, quarantined }
+    }
+
+    /// Enters files and edges into the report.
+    fn account(&mut self, executed: &Executed) -> Result<()> {
         for (source, reports) in &executed.sources {
             let mut edge = EdgeCounts::default();
             for report in reports {
@@ -290,34 +318,6 @@ impl Build<'_> {
                 )));
             }
             self.report.edges.insert(format!("decode:{source}"), edge);
-            let before = self.task.progress.consumed.get(source);
-            let fresh: Vec<SplitReport> = reports
-                .iter()
-                .filter(|report| {
-                    // A microbatch reads consumed files again; their letters are kept already.
-                    !(incremental
-                        && self.node.config.strategy() == IncrementalStrategy::Microbatch
-                        && before.is_some_and(|consumed| {
-                            consumed.get(&report.split.id).is_some_and(|old| {
-                                old.split.version == report.split.version
-                                    && old.corrections >= report.corrections
-                            })
-                        }))
-                })
-                .cloned()
-                .collect();
-            letters.extend(dead_letters::of_reports(
-                &self.task.run,
-                &self.node.id,
-                source,
-                &fresh,
-                now,
-            ));
-        }
-        letters.extend(executed.quarantined.iter().cloned());
-        for letter in &letters {
-            let rules = self.report.dead_letters.entry(letter.source.clone()).or_default();
-            *rules.entry(letter.rule.clone()).or_default() += 1;
         }
         let counts = executed.change.counts;
         self.report.edges.insert(
@@ -335,7 +335,7 @@ impl Build<'_> {
             let changes = executed.change.schema_changes.clone();
             self.report.schema_diffs.push(SchemaDiff { file: None, changes });
         }
-        Ok(letters)
+        Ok(())
     }
 
     fn file(&mut self, source: &SourceId, report: &SplitReport) -> Result<()> {
