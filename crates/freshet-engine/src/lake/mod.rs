@@ -3,51 +3,42 @@
 //! Writing has two steps. [`Lake::stage`] writes data files that no reader sees and returns a
 //! [`StagedChange`], which is plain data and can be kept in an intent; [`Lake::commit`] publishes
 //! it with one entry of the table's log, once and only once for a transaction number. The Delta
-//! log is read and checkpointed by `deltalake-core`; Parquet files, pruning and merges are ours.
+//! log, Parquet files, pruning and merges are ours; `deltalake-core` writes checkpoints.
 //!
 //! Knows nothing of models, runs or checks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arrow::datatypes::SchemaRef;
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use datafusion::catalog::TableProvider;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use freshet_core::clock::{Clock, SystemClock};
-use freshet_core::contract::SchemaChange;
-use freshet_core::source::Interval;
+use freshet_core::error::code;
 use freshet_core::{Error, Result};
-use freshet_project::model::OnSchemaChange;
 use object_store::ObjectStore;
-use serde::{Deserialize, Serialize};
+use object_store::path::Path;
 use serde_json::Value;
 use url::Url;
 
-/// A table's place in a lake: `<lake>/<schema>/<name>/`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TableName {
-    /// The schema's folder.
-    pub schema: String,
-    /// The table's folder.
-    pub name: String,
-}
+mod commit;
+mod export;
+mod log;
+mod maintain;
+mod provider;
+mod rewrite;
+mod schema;
+mod stage;
+mod stats;
+mod types;
+mod writer;
 
-impl TableName {
-    /// Names a table.
-    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { schema: schema.into(), name: name.into() }
-    }
-}
-
-impl fmt::Display for TableName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.schema, self.name)
-    }
-}
+pub use export::export;
+pub use schema::{Reconciled, reconcile};
+pub use types::*;
 
 /// How a lake writes and how much memory it may use.
 #[derive(Debug, Clone)]
@@ -85,304 +76,26 @@ impl Default for LakeOptions {
     }
 }
 
-/// Which version of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AsOf {
-    /// The version with this number.
-    Version(u64),
-    /// The newest version that is not younger than this.
-    Timestamp(DateTime<Utc>),
-}
-
-/// What is known of one column of a data file. Values are as in the Delta log: numbers, and text
-/// for dates, timestamps, decimals and text.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ColumnStats {
-    /// A lower bound of its values.
-    pub min: Option<Value>,
-    /// An upper bound of its values.
-    pub max: Option<Value>,
-    /// Nulls in it.
-    pub nulls: Option<u64>,
-}
-
-/// A data file of a table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DataFile {
-    /// Its path below the table's folder.
-    pub path: String,
-    /// Bytes.
-    pub size: u64,
-    /// Rows; `None` where another writer did not say.
-    pub rows: Option<u64>,
-    /// The values of the partition columns, as text.
-    #[serde(default)]
-    pub partition_values: BTreeMap<String, Option<String>>,
-    /// What is known of its columns, by name.
-    #[serde(default)]
-    pub stats: BTreeMap<String, ColumnStats>,
-    /// When it was written, milliseconds since 1970.
-    pub modified_ms: i64,
-}
-
-/// What a table is beside its rows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TableMetadata {
-    /// Stays the same for the life of the table.
-    pub id: String,
-    /// The columns, in Delta's JSON.
-    pub schema_json: String,
-    /// Columns by which its files are divided.
-    pub partition_by: Vec<String>,
-    /// Table properties.
-    #[serde(default)]
-    pub configuration: BTreeMap<String, String>,
-}
-
-/// One version of a table. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// The table.
-    pub table: TableName,
-    /// The version.
-    pub version: u64,
-    /// When it was committed.
-    pub timestamp: DateTime<Utc>,
-    /// The columns, partition columns included, as readers see them: text is `Utf8View`,
-    /// timestamps are in microseconds.
-    pub schema: SchemaRef,
-    /// What the log says of the table.
-    pub metadata: Arc<TableMetadata>,
-    /// Its data files, in the order of their paths.
-    pub files: Arc<Vec<DataFile>>,
-}
-
-impl Snapshot {
-    /// Rows in it; `None` where a file does not say.
-    pub fn rows(&self) -> Option<u64> {
-        self.files.iter().map(|file| file.rows).sum()
-    }
-
-    /// Bytes in it.
-    pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
-    }
-}
-
-/// One entry of a table's history.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HistoryEntry {
-    /// The version.
-    pub version: u64,
-    /// When it was committed.
-    pub timestamp: DateTime<Utc>,
-    /// What was done, in Delta's words: `WRITE`, `MERGE`, `OPTIMIZE` …
-    pub operation: String,
-    /// How it was done.
-    pub parameters: BTreeMap<String, Value>,
-    /// What the writer added: run, model, counts.
-    pub info: BTreeMap<String, Value>,
-}
-
-/// Rows to be written: streams that are read at once, one writer for each. All have `schema`.
-pub struct NewRows {
-    /// The columns of all streams.
-    pub schema: SchemaRef,
-    /// The rows, in no order among the streams.
-    pub streams: Vec<SendableRecordBatchStream>,
-}
-
-impl fmt::Debug for NewRows {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NewRows")
-            .field("schema", &self.schema)
-            .field("streams", &self.streams.len())
-            .finish()
-    }
-}
-
-/// How new rows enter a table.
-#[derive(Debug, Clone, PartialEq)]
-pub enum StageMode {
-    /// They are the table from now on. Columns and partitions are those of the rows.
-    Overwrite,
-    /// They are added.
-    Append,
-    /// They replace the rows with the same key, others are added. Two new rows with one key are an
-    /// error of code `MERGE`. Null is a key like any other.
-    Merge {
-        /// Columns that identify a row.
-        unique_key: Vec<String>,
-    },
-    /// Rows with the same key are deleted, then all are added; new rows may share a key.
-    DeleteInsert {
-        /// Columns that identify the rows to delete.
-        unique_key: Vec<String>,
-    },
-    /// Rows whose `event_time` is in one of the spans are deleted, then all are added.
-    ReplaceWhere {
-        /// The column of event time: a date or a timestamp.
-        event_time: String,
-        /// The spans.
-        intervals: Vec<Interval>,
-    },
-    /// The partitions that the new rows touch are replaced. Without partitions, the table is.
-    InsertOverwrite,
-}
-
-/// What is to be staged.
-#[derive(Debug, Clone)]
-pub struct StageRequest {
-    /// The table.
-    pub table: TableName,
-    /// The version on which the change builds; `None` where the table does not exist.
-    pub base: Option<Snapshot>,
-    /// How the rows enter it.
-    pub mode: StageMode,
-    /// Columns by which files are divided, for a table that is made anew.
-    pub partition_by: Vec<String>,
-    /// What happens when the rows' columns are not the table's. `Overwrite` takes the rows'.
-    pub on_schema_change: OnSchemaChange,
-    /// What the log's history is told beside the mode, e.g. run and model.
-    pub parameters: BTreeMap<String, String>,
-}
-
-/// What a change does to a table's rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangeCounts {
-    /// New rows that were given.
-    pub rows_in: u64,
-    /// Rows that were not there before: `rows_in` without those that replace one.
-    pub rows_inserted: u64,
-    /// Rows that were replaced by a new one with the same key.
-    pub rows_updated: u64,
-    /// Rows that were deleted without a successor.
-    pub rows_deleted: u64,
-    /// Rows that were copied unchanged from a replaced file to a new one.
-    pub rows_copied: u64,
-    /// New rows outside of the spans of `ReplaceWhere`: a repeated run would double them.
-    pub rows_outside: u64,
-}
-
-/// A data file that a change takes out of a table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RemovedFile {
-    /// Its path below the table's folder.
-    pub path: String,
-    /// Bytes.
-    pub size: u64,
-    /// The values of the partition columns, as text.
-    #[serde(default)]
-    pub partition_values: BTreeMap<String, Option<String>>,
-}
-
-/// A change that is written and not yet visible. Kept as JSON in intents: [`StagedChange::FORMAT`]
-/// counts its versions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StagedChange {
-    /// The version of this format.
-    pub format: u32,
-    /// The table.
-    pub table: TableName,
-    /// The version on which it builds; `None` where it creates the table.
-    pub base_version: Option<u64>,
-    /// Files that it adds.
-    pub adds: Vec<DataFile>,
-    /// Files that it removes.
-    pub removes: Vec<RemovedFile>,
-    /// The table's metadata where the change creates or alters it.
-    pub metadata: Option<TableMetadata>,
-    /// The name in the log's history.
-    pub operation: String,
-    /// The parameters in the log's history.
-    pub parameters: BTreeMap<String, String>,
-    /// Whether rows change; `false` for a change of layout only.
-    pub data_change: bool,
-    /// What it does to the table's rows.
-    pub counts: ChangeCounts,
-    /// Rows in the table once it is committed, where that is known.
-    pub rows_total: Option<u64>,
-    /// How the table's columns change.
-    pub schema_changes: Vec<SchemaChange>,
-}
-
-impl StagedChange {
-    /// The version of the format that this build writes; it reads all up to it.
-    pub const FORMAT: u32 = 1;
-
-    /// Whether committing it would change nothing.
-    pub fn is_empty(&self) -> bool {
-        self.adds.is_empty() && self.removes.is_empty() && self.metadata.is_none()
-    }
-}
-
-/// The number under which a change is committed, once and only once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Transaction {
-    /// Who counts: `freshet`.
-    pub app: String,
-    /// The count, from 1, ascending for each table.
-    pub number: u64,
-}
-
-/// What a commit came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Committed {
-    /// The version that holds the change.
-    pub version: u64,
-    /// Whether this call wrote it; `false` where an earlier one did.
-    pub written: bool,
-}
-
-/// What `optimize` did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OptimizeReport {
-    /// The new version; `None` where nothing was to be done.
-    pub version: Option<u64>,
-    /// Files that were joined.
-    pub files_removed: u64,
-    /// Files that hold their rows now.
-    pub files_added: u64,
-    /// Bytes before.
-    pub bytes_removed: u64,
-    /// Bytes after.
-    pub bytes_added: u64,
-}
-
-/// What `vacuum` deleted, or would delete.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VacuumReport {
-    /// Paths below the table's folder.
-    pub files: Vec<String>,
-    /// Bytes of them.
-    pub bytes: u64,
-}
-
-/// Files that differ between two versions.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct FileDiff {
-    /// Files that only the later version has.
-    pub added: Vec<DataFile>,
-    /// Files that only the earlier version has.
-    pub removed: Vec<DataFile>,
-}
-
 /// A folder of an object store with Delta tables in it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Lake {
     store: Arc<dyn ObjectStore>,
     url: Url,
     options: Arc<LakeOptions>,
+    /// The name under which sessions of DataFusion know the store.
+    store_url: ObjectStoreUrl,
 }
 
-fn unbuilt<T>() -> Result<T> {
-    Err(Error::internal("this part of the lake is not built yet"))
-}
+/// Counts lakes, so that two of them never share a name in a session.
+static LAKES: AtomicU64 = AtomicU64::new(0);
 
 impl Lake {
     /// A lake in `store`, whose paths are relative to `url`, the lake's own place.
     pub fn open(store: Arc<dyn ObjectStore>, url: Url, options: LakeOptions) -> Result<Self> {
-        Ok(Self { store, url, options: Arc::new(options) })
+        let number = LAKES.fetch_add(1, Ordering::Relaxed);
+        let store_url = ObjectStoreUrl::parse(format!("freshet-lake://lake{number}/"))
+            .map_err(|error| Error::internal("a lake's name is no URL").caused_by(error))?;
+        Ok(Self { store, url, options: Arc::new(options), store_url })
     }
 
     /// The store, whose paths are relative to the lake.
@@ -400,27 +113,72 @@ impl Lake {
         &self.options
     }
 
+    fn folder(&self, table: &TableName) -> Path {
+        Path::from_iter([table.schema.as_str(), table.name.as_str()])
+    }
+
+    fn log(&self, table: &TableName) -> log::Log {
+        log::Log {
+            store: Arc::clone(&self.store),
+            table: table.clone(),
+            folder: self.folder(table),
+        }
+    }
+
+    fn no_table(&self, table: &TableName) -> Error {
+        Error::new(code::LAKE, format!("table \"{table}\" does not exist in the lake"))
+            .hint("run the model that makes it")
+    }
+
     /// The tables that there are, in the order of their names.
     pub async fn tables(&self) -> Result<Vec<TableName>> {
-        unbuilt()
+        let error = |error| Error::new(code::LAKE, "could not list the lake").caused_by(error);
+        let name = |folder: &Path| folder.filename().map(str::to_owned);
+        let mut tables = Vec::new();
+        let schemas = self.store.list_with_delimiter(None).await.map_err(error)?;
+        for schema in schemas.common_prefixes {
+            let Some(schema_name) = name(&schema).filter(|name| !name.starts_with('_')) else {
+                continue;
+            };
+            let folders = self.store.list_with_delimiter(Some(&schema)).await.map_err(error)?;
+            for folder in folders.common_prefixes {
+                let log = folder.clone().join("_delta_log");
+                let entries = self.store.list_with_delimiter(Some(&log)).await.map_err(error)?;
+                if let Some(name) = name(&folder).filter(|_| !entries.objects.is_empty()) {
+                    tables.push(TableName::new(schema_name.clone(), name));
+                }
+            }
+        }
+        tables.sort_unstable();
+        Ok(tables)
     }
 
     /// A version of a table, by default the newest; `None` where the table does not exist.
     pub async fn load(&self, table: &TableName, as_of: Option<AsOf>) -> Result<Option<Snapshot>> {
-        let _ = (table, as_of);
-        unbuilt()
+        let Some(state) = self.log(table).load(as_of).await? else { return Ok(None) };
+        let files = state.data_files();
+        let transactions = state.transactions.iter().map(|(app, (n, _))| (app.clone(), *n));
+        let transactions = transactions.collect();
+        let metadata = state.metadata.ok_or_else(|| self.no_table(table))?;
+        Ok(Some(Snapshot {
+            table: table.clone(),
+            version: state.version,
+            timestamp: DateTime::from_timestamp_millis(state.timestamp_ms).unwrap_or_default(),
+            schema: schema::from_json(&metadata.schema_json)?,
+            metadata: Arc::new(metadata),
+            files: Arc::new(files),
+            transactions: Arc::new(transactions),
+        }))
     }
 
     /// The highest number that `app` has committed to the table up to this version; 0 where none.
     pub async fn last_transaction(&self, snapshot: &Snapshot, app: &str) -> Result<u64> {
-        let _ = (snapshot, app);
-        unbuilt()
+        Ok(snapshot.last_transaction(app))
     }
 
     /// The newest `limit` entries of a table's history, newest first.
     pub async fn history(&self, table: &TableName, limit: usize) -> Result<Vec<HistoryEntry>> {
-        let _ = (table, limit);
-        unbuilt()
+        self.log(table).history(limit).await
     }
 
     /// A version of a table, for queries.
@@ -434,20 +192,48 @@ impl Lake {
         snapshot: &Snapshot,
         files: Vec<DataFile>,
     ) -> Arc<dyn TableProvider> {
-        let _ = files;
-        Arc::new(datafusion::datasource::empty::EmptyTable::new(snapshot.schema.clone()))
+        Arc::new(provider::Files {
+            store: Arc::clone(&self.store),
+            store_url: self.store_url.clone(),
+            folder: self.folder(&snapshot.table),
+            schema: Arc::clone(&snapshot.schema),
+            partition_by: snapshot.metadata.partition_by.clone(),
+            files,
+        })
     }
 
     /// The table as it will be once `change` is committed: for checks.
     pub async fn staged_snapshot(&self, change: &StagedChange) -> Result<Snapshot> {
-        let _ = change;
-        unbuilt()
+        let base = match change.base_version {
+            Some(version) => {
+                let base = self.load(&change.table, Some(AsOf::Version(version))).await?;
+                Some(base.ok_or_else(|| self.no_table(&change.table))?)
+            }
+            None => None,
+        };
+        let metadata = match (&change.metadata, &base) {
+            (Some(metadata), _) => Arc::new(metadata.clone()),
+            (None, Some(base)) => Arc::clone(&base.metadata),
+            (None, None) => return Err(self.no_table(&change.table)),
+        };
+        let removed: BTreeSet<_> = change.removes.iter().map(|file| file.path.as_str()).collect();
+        let kept = base.iter().flat_map(|base| base.files.iter());
+        let kept = kept.filter(|file| !removed.contains(file.path.as_str()));
+        let files: Vec<_> = kept.chain(&change.adds).cloned().collect();
+        Ok(Snapshot {
+            table: change.table.clone(),
+            version: change.base_version.map_or(0, |version| version + 1),
+            timestamp: self.options.clock.now(),
+            schema: schema::from_json(&metadata.schema_json)?,
+            metadata,
+            files: Arc::new(files),
+            transactions: base.map(|base| base.transactions).unwrap_or_default(),
+        })
     }
 
     /// Writes rows to files that no reader sees yet. On an error, what was written is deleted.
     pub async fn stage(&self, request: StageRequest, rows: NewRows) -> Result<StagedChange> {
-        let _ = (request, rows);
-        unbuilt()
+        stage::stage(self, request, rows).await
     }
 
     /// Publishes a change. Where the table holds `transaction` or a later one already, nothing is
@@ -459,26 +245,23 @@ impl Lake {
         transaction: &Transaction,
         info: &BTreeMap<String, Value>,
     ) -> Result<Committed> {
-        let _ = (change, transaction, info);
-        unbuilt()
+        self.commit_change(change, Some(transaction), info).await
     }
 
     /// Deletes the files of a change that will not be committed. Files that are gone are no error.
     pub async fn discard(&self, change: &StagedChange) -> Result<()> {
-        let _ = change;
-        unbuilt()
+        let paths: Vec<_> = change.adds.iter().map(|file| file.path.clone()).collect();
+        maintain::delete(self, &change.table, &paths).await
     }
 
-    /// Deletes a table, its log first.
+    /// Deletes a table, its log first. A table that is not there is no error.
     pub async fn drop_table(&self, table: &TableName) -> Result<()> {
-        let _ = table;
-        unbuilt()
+        maintain::drop_table(self, table).await
     }
 
     /// Joins small files up to the target size, within each partition. Rows keep their order.
     pub async fn optimize(&self, table: &TableName) -> Result<OptimizeReport> {
-        let _ = table;
-        unbuilt()
+        maintain::optimize(self, table).await
     }
 
     /// Deletes data files that no version younger than `retention` needs and that are older than
@@ -490,68 +273,11 @@ impl Lake {
         keep: &BTreeSet<String>,
         dry_run: bool,
     ) -> Result<VacuumReport> {
-        let _ = (table, retention, keep, dry_run);
-        unbuilt()
+        maintain::vacuum(self, table, retention, keep, dry_run).await
     }
 
     /// What differs between two versions of a table.
     pub async fn diff_files(&self, table: &TableName, from: u64, to: u64) -> Result<FileDiff> {
-        let _ = (table, from, to);
-        unbuilt()
+        maintain::diff_files(self, table, from, to).await
     }
-}
-
-/// The format of exported files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExportFormat {
-    /// Parquet with zstd.
-    Parquet,
-    /// CSV with a header.
-    Csv,
-    /// A JSON object a line.
-    Ndjson,
-}
-
-/// Where and how rows are exported.
-#[derive(Debug, Clone)]
-pub struct ExportTarget {
-    /// The store; paths are relative to it.
-    pub store: Arc<dyn ObjectStore>,
-    /// The folder in it.
-    pub prefix: String,
-    /// The format.
-    pub format: ExportFormat,
-    /// Columns that make folders `column=value/`.
-    pub partition_by: Vec<String>,
-    /// The name of this export, unique for its content: files are called by it, so that a repeated
-    /// export replaces its own files and no others.
-    pub name: String,
-}
-
-/// Writes rows to files. Each file becomes visible whole.
-pub async fn export(rows: NewRows, target: &ExportTarget) -> Result<Vec<DataFile>> {
-    let _ = (rows, target);
-    unbuilt()
-}
-
-/// How a result fits into a table.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reconciled {
-    /// The table's columns from now on.
-    pub schema: SchemaRef,
-    /// Whether they differ from before.
-    pub changed: bool,
-    /// How the result's columns differ from the table's.
-    pub changes: Vec<SchemaChange>,
-}
-
-/// Decides what becomes of a table's columns when a result has others. A column whose type cannot
-/// hold the result's is an error of code `SCHEMA_CHANGE`.
-pub fn reconcile(
-    table: &SchemaRef,
-    result: &SchemaRef,
-    on_schema_change: OnSchemaChange,
-) -> Result<Reconciled> {
-    let _ = (table, result, on_schema_change);
-    unbuilt()
 }
