@@ -1,1 +1,31 @@
+//! One file for each connector and each format, and the registry of them.
 
+pub mod csv;
+pub mod files;
+pub mod formats;
+pub mod json;
+pub mod options;
+pub mod postgres;
+pub mod values;
+
+use std::sync::Arc;
+
+use freshet_core::registry::{Connector, Registry};
+
+use formats::{Csv, Format, FormatConnector};
+use json::{Json, Shape};
+
+/// All formats, in the order of their listing. A new one is one line here.
+fn formats() -> Vec<Arc<dyn Format>> {
+    vec![Arc::new(Csv), Arc::new(Json(Shape::Lines)), Arc::new(Json(Shape::Elements))]
+}
+
+/// All connectors of this build. A new one is one line here.
+pub fn registry() -> Registry {
+    let mut connectors: Vec<Arc<dyn Connector>> =
+        vec![Arc::new(files::FilesConnector::new(formats()))];
+    connectors.extend(formats().into_iter().map(|format| {
+        Arc::new(FormatConnector(format)) as Arc<dyn Connector>
+    }));
+    Registry::new(connectors)
+}

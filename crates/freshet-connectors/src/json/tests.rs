@@ -1,0 +1,210 @@
+#![allow(clippy::unwrap_used)]
+
+use arrow::util::pretty::pretty_format_batches;
+use bytes::Bytes;
+use freshet_core::contract::{Constraint, ContractModes};
+use freshet_core::format::{Chunk, Decoder, ReadSpec};
+use freshet_core::record::Decoded;
+use freshet_core::{ColumnType, ContractColumn, ContractMode};
+use proptest::prelude::*;
+
+use super::*;
+
+fn contract() -> Contract {
+    let decimal = ColumnType::Decimal { precision: 10, scale: 2 };
+    Contract {
+        columns: vec![
+            ContractColumn::new("id", ColumnType::Int64).not_null(),
+            ContractColumn::new("name", ColumnType::Text),
+            ContractColumn::new("amount", decimal),
+            ContractColumn::new("day", ColumnType::Date),
+        ],
+        modes: ContractModes::default(),
+    }
+}
+
+/// Everything that decoding `text` gives, fed in pieces of `piece` bytes, as text.
+fn decode(shape: Shape, contract: &Contract, text: &[u8], piece: usize, all: bool) -> String {
+    let format = JsonFormat::new(JsonOptions::default(), shape).unwrap();
+    let contract = Arc::new(contract.clone());
+    let layout = format.layout(FileHead { bytes: text, whole: true }, &contract).unwrap();
+    let schema = layout.schema();
+    let projection = if all { (0..schema.fields().len()).collect() } else { Vec::new() };
+    let spec = ReadSpec { projection, offsets: true, max_record_bytes: 100, ..ReadSpec::default() };
+    let mut decoder = layout.decoder(&schema, &spec).unwrap();
+    let (mut batches, mut rejects, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut records, mut good, mut lines) = (0, 0, 0);
+    let mut start = 0;
+    let mut end = 0;
+    loop {
+        end = (end + piece).min(text.len());
+        let last = end == text.len();
+        let mut out = Decoded::default();
+        let chunk =
+            Chunk { bytes: Bytes::copy_from_slice(&text[start..end]), offset: start as u64, last };
+        let consumed = decoder.decode(&chunk, &mut out).unwrap();
+        assert!(out.balances());
+        assert!(!last || consumed == end - start, "all is consumed at the end");
+        for mut reject in std::mem::take(&mut out.rejects) {
+            reject.line += lines;
+            rejects.push(reject);
+        }
+        offsets.extend(out.offsets.iter().flat_map(|o| o.to_vec()));
+        batches.append(&mut out.batches);
+        records += out.records;
+        good += out.good;
+        lines += out.lines;
+        start += consumed;
+        if last {
+            break;
+        }
+    }
+    let rejects: Vec<String> = rejects
+        .iter()
+        .map(|r| {
+            let column = r.column.as_deref().unwrap_or("-");
+            let raw = String::from_utf8_lossy(&r.raw);
+            format!("{}:{} {} {column}: {} | {raw}", r.offset, r.line, r.rule, r.message)
+        })
+        .collect();
+    let table = if all {
+        let batch = arrow::compute::concat_batches(
+            &Arc::new(schema.project(&spec.projection).unwrap()),
+            &batches,
+        )
+        .unwrap();
+        pretty_format_batches(&[batch]).unwrap().to_string()
+    } else {
+        String::new()
+    };
+    format!("{records}={good} {offsets:?}\n{}\n{table}", rejects.join("\n"))
+}
+
+const LINES: &str = r#"{"id":1,"name":"a","amount":1.5,"day":"2024-02-29"}
+{"name":"\u00e9\"x","id":"2","amount":"12.34","day":null,"more":{"x":[1, 2]}}
+
+{"id":3
+not json
+{"id":null,"name":"n"}
+{"id":4,"name":"open}
+{"id":5,"amount":12.345}
+{"id":6,"day":"2024-02-30"} 
+{"id":7,"name":{"k":"v"},"amount":[1]}
+{"id":8,"name":true,"id":9} x
+{"id":10,"id":11,"name":12.50}
+{"id":12,"name":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}
+{"id":13}"#;
+
+#[test]
+fn lines_become_rows_or_dead_letters_with_their_reason() {
+    let result = decode(Shape::Lines, &contract(), LINES.as_bytes(), LINES.len(), true);
+    let expected = r#"12=4 [0, 52, 322, 417]
+131:4 syntax -: the object is not closed | {"id":3
+139:5 syntax -: a value was expected | not json"#;
+    let lines: Vec<&str> = result.lines().collect();
+    assert_eq!(
+        lines[0].split(' ').next(),
+        expected.lines().next().unwrap().split(' ').next(),
+        "{result}"
+    );
+    for (rule, what) in [
+        ("syntax", "the object is not closed"),
+        ("not_null id", "required value is missing"),
+        ("quote", "a string is not closed"),
+        ("type amount", "\"12.345\" is not a decimal(10,2)"),
+        ("type day", "\"2024-02-30\" is not a date"),
+        ("type amount", "\"[1]\" is not a decimal(10,2)"),
+        ("syntax", "something follows the object on its line"),
+        ("too_large", "the record is larger than 100 bytes"),
+    ] {
+        assert!(
+            lines.iter().any(|line| line.contains(rule) && line.contains(what)),
+            "{rule} {what} is not in\n{result}"
+        );
+    }
+    assert!(result.contains("é\"x"), "{result}");
+    assert!(result.contains("| {\"x\":[1, 2]} |"), "{result}");
+    assert!(result.contains("| 11 | 12.50 |"), "{result}");
+}
+
+#[test]
+fn where_chunks_are_cut_does_not_matter() {
+    let pretty = format!("\u{feff}[\n  {}\n]\n", LINES.lines().collect::<Vec<_>>().join(",\n  "));
+    let odd =
+        "[{\"id\":1},{\"id\":tru},{\"id\":2,\"name\":\"x},{\"id\":3},\n{\"id\":4}] {\"id\":5}";
+    for (shape, text) in [(Shape::Lines, LINES), (Shape::Elements, &pretty), (Shape::Elements, odd)]
+    {
+        // The mark is no part of the data.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).as_bytes();
+        let whole = decode(shape, &contract(), text, text.len(), true);
+        for piece in 1..130 {
+            assert_eq!(decode(shape, &contract(), text, piece, true), whole, "pieces of {piece}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_element_costs_no_other() {
+    let text = "[\n  {\"id\": 1},\n  {\"id\": 2, \"name\": \"x},\n  {\n    \"id\": 3,\n    \"name\": {\"id\": 99}\n  },\n  {\"id\": ,\n  {\"id\": 4}\n]\n";
+    let result = decode(Shape::Elements, &contract(), text.as_bytes(), text.len(), true);
+    assert!(result.starts_with("5=3 "), "{result}");
+    let minified = "[{\"id\":1},{\"id\":x},7,{\"id\":2}]";
+    let result = decode(Shape::Elements, &contract(), minified.as_bytes(), 5, true);
+    assert!(result.starts_with("4=2 [1, 22]"), "{result}");
+}
+
+#[test]
+fn modes_of_the_contract_are_kept() {
+    let mut strict = contract();
+    strict.modes.new_columns = ContractMode::DiscardRow;
+    strict.columns[1].constraints.push(Constraint::MaxLength(2));
+    let text = "{\"id\":1,\"b\":2}\n{\"id\":2,\"name\":\"abc\"}\n{\"id\":3,\"name\":\"ab\"}\n";
+    let result = decode(Shape::Lines, &strict, text.as_bytes(), 1000, true);
+    assert!(result.starts_with("3=1 "), "{result}");
+    assert!(result.contains("new_column b"), "{result}");
+    assert!(result.contains("constraint name"), "{result}");
+    let mut lenient = contract();
+    lenient.modes.bad_values = ContractMode::DiscardValue;
+    let text = "{\"id\":1,\"day\":\"x\"}\n{\"id\":\"x\"}\n";
+    let result = decode(Shape::Lines, &lenient, text.as_bytes(), 1000, true);
+    assert!(result.starts_with("2=1 "), "{result}");
+}
+
+#[test]
+fn new_fields_of_the_head_become_text() {
+    let format = JsonFormat::new(JsonOptions::default(), Shape::Lines).unwrap();
+    let head = FileHead { bytes: b"{\"id\":1,\"x\":1}\n{\"y\":2,\"x\":3}\n{\"z", whole: false };
+    let layout = format.layout(head, &Arc::new(contract())).unwrap();
+    let names: Vec<_> = layout.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["id", "name", "amount", "day", "x", "y"]);
+    let diff = layout.diff().unwrap();
+    assert_eq!(diff.changes.len(), 5, "three are missing, two are new: {diff:?}");
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics_and_every_record_is_accounted_for(
+        text in r#"(\{"id":[0-9x]{1,3}(,"name":"[ab\\"é]{0,4}")?(,"day":"2024-0[0-3]-0[0-2]")?\}?[,\n]?){0,8}"#,
+        piece in 1..40_usize,
+        elements: bool,
+    ) {
+        let shape = if elements { Shape::Elements } else { Shape::Lines };
+        if !text.trim().is_empty() {
+            let whole = decode(shape, &contract(), text.as_bytes(), text.len(), true);
+            prop_assert_eq!(&decode(shape, &contract(), text.as_bytes(), piece, true), &whole);
+            let none = decode(shape, &contract(), text.as_bytes(), text.len(), false);
+            let fates = |result: &str| {
+                result.lines().take_while(|line| !line.starts_with('+')).collect::<Vec<_>>().join("\n")
+            };
+            prop_assert_eq!(fates(&none), fates(&whole));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_without_a_panic(bytes: Vec<u8>, piece in 1..40_usize, elements: bool) {
+        let shape = if elements { Shape::Elements } else { Shape::Lines };
+        if !bytes.trim_ascii().is_empty() {
+            decode(shape, &contract(), &bytes, piece, true);
+        }
+    }
+}
