@@ -1,0 +1,127 @@
+//! Wiring: a project with its connectors, engine and record of runs. Commands take what they need
+//! from here and open nothing themselves.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use freshet_core::clock::{Clock, SystemClock};
+use freshet_core::error::code;
+use freshet_core::{ModelId, Registry, Result, ResultExt};
+use freshet_engine::Engine;
+use freshet_orchestrator::MetaStore;
+use freshet_project::{LoadOptions, Project, ProjectState, Selection};
+use tokio::runtime::Runtime;
+
+use crate::cli::{GlobalArgs, SelectArgs};
+
+/// Where a command works: the folder and what the command line says of it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The project folder, as it was given.
+    pub dir: PathBuf,
+    /// The environment, where one was named.
+    pub environment: Option<String>,
+    /// Variables of the command line.
+    pub vars: serde_json::Map<String, serde_json::Value>,
+    /// Threads of a query, where the command line says.
+    pub threads: Option<usize>,
+}
+
+impl Place {
+    /// Where the command line says.
+    pub fn new(dir: PathBuf, global: &GlobalArgs) -> Self {
+        let variable = std::env::var("FRESHET_ENV").ok().filter(|name| !name.is_empty());
+        Self {
+            dir,
+            environment: global.env.clone().or(variable),
+            vars: global.vars.iter().cloned().collect(),
+            threads: None,
+        }
+    }
+
+    /// Loads the project; reads its folder only.
+    pub fn project(&self, registry: &Registry) -> Result<Project> {
+        let validate = |connector: &str, options: &serde_json::Value| {
+            registry.get(connector)?.validate(options)
+        };
+        let env = |name: &str| std::env::var(name).ok();
+        let mut project = Project::load(
+            &self.dir,
+            &LoadOptions {
+                environment: self.environment.clone(),
+                vars: self.vars.clone(),
+                env: &env,
+                validate_connector: Some(&validate),
+                now: Some(SystemClock.now()),
+                invocation_id: None,
+            },
+        )?;
+        if let Some(threads) = self.threads {
+            project.environment.threads = Some(threads);
+        }
+        Ok(project)
+    }
+
+    /// Loads the project and opens its environment.
+    pub fn open(&self) -> Result<App> {
+        let registry = freshet_connectors::registry();
+        let project = Arc::new(self.project(&registry)?);
+        let engine = Engine::open(Arc::clone(&project), registry, Arc::new(SystemClock))?;
+        Ok(App { project, engine: Arc::new(engine) })
+    }
+}
+
+/// An opened project.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The project.
+    pub project: Arc<Project>,
+    /// Its engine.
+    pub engine: Arc<Engine>,
+}
+
+impl App {
+    /// The record of runs.
+    pub async fn meta(&self) -> Result<MetaStore> {
+        open_meta(&self.project).await
+    }
+
+    /// The nodes that `--select` and `--exclude` mean.
+    pub fn select(&self, args: &SelectArgs, before: Option<&ProjectState>) -> Result<Vec<ModelId>> {
+        select(&self.project, args, before)
+    }
+}
+
+/// The record of runs of a project's environment.
+pub async fn open_meta(project: &Project) -> Result<MetaStore> {
+    MetaStore::open(&project.environment.state_dir).await
+}
+
+/// The nodes that `--select` and `--exclude` mean.
+pub fn select(
+    project: &Project,
+    args: &SelectArgs,
+    before: Option<&ProjectState>,
+) -> Result<Vec<ModelId>> {
+    project.select(&Selection::parse(&args.select, &args.exclude)?, before)
+}
+
+/// Whether a selection compares with the last run.
+pub fn needs_state(args: &SelectArgs) -> bool {
+    args.select.iter().chain(&args.exclude).any(|selector| selector.contains("state:"))
+}
+
+/// The threads that everything asynchronous runs on.
+pub fn runtime(threads: Option<usize>) -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder
+        .enable_all()
+        .thread_name("freshet")
+        // Deep plans are walked by recursion.
+        .thread_stack_size(8 << 20)
+        .build()
+        .or_code(code::IO, || "could not start threads".to_owned())
+}

@@ -1,0 +1,17 @@
+//! The commands, one room each. They parse nothing and wire nothing: arguments come from
+//! [`crate::cli`], what they work on from [`crate::app`].
+
+pub mod check;
+pub mod clean;
+pub mod connectors;
+pub mod dlq;
+pub mod docs;
+pub mod generate;
+pub mod init;
+pub mod lake;
+pub mod ls;
+pub mod run;
+pub mod runs;
+pub mod show;
+pub mod sql;
+pub mod test;
