@@ -41,6 +41,9 @@ pub struct PosOptions {
     /// Share of records that are made wrong, from 0 to 1
     #[arg(long, default_value_t = 0.005, value_parser = share)]
     pub dirty: f64,
+    /// Kinds of faults, each as likely as the others; all where none is given
+    #[arg(long, value_delimiter = ',', value_enum)]
+    pub kinds: Vec<Dirt>,
     /// Where chance starts: the same seed and options give the same bytes
     #[arg(long, default_value_t = 7)]
     pub seed: u64,
@@ -86,6 +89,7 @@ impl PosOptions {
             days: 31,
             rows: 20_000_000,
             dirty: 0.005,
+            kinds: Vec::new(),
             seed: 7,
             start: NaiveDate::from_ymd_opt(2026, 10, 1).expect("October has a first"),
             late_rows: 0.01,
@@ -196,6 +200,7 @@ struct Plan {
     stores: u32,
     seed: u64,
     dirty: u64,
+    kinds: Vec<Dirt>,
     late_rows: u64,
     duplicates: u64,
     files: Vec<FilePlan>,
@@ -301,6 +306,7 @@ fn plan(options: &PosOptions) -> Result<Plan> {
         stores: options.stores,
         seed: options.seed,
         dirty: threshold(options.dirty),
+        kinds: if options.kinds.is_empty() { Dirt::ALL.to_vec() } else { options.kinds.clone() },
         late_rows: threshold(options.late_rows),
         duplicates: threshold(duplicates),
         files,

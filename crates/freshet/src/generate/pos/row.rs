@@ -8,8 +8,9 @@ use super::Plan;
 use crate::generate::rng::{Rng, below};
 
 /// A fault that a record can have. Each record has one at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Dirt {
     /// An amount below zero, which the contract forbids.
     NegativeAmount,
@@ -140,7 +141,8 @@ impl Row {
             payment: ((who >> 12) & 3) as usize,
             dirt: dirt.then(|| {
                 let detail = rng.bits();
-                (Dirt::ALL[(detail & 7) as usize], (detail >> 32) as u32)
+                let kind = below(detail as u32, plan.kinds.len() as u32);
+                (plan.kinds[kind as usize], (detail >> 32) as u32)
             }),
         };
         (row, fate >> 32)

@@ -265,3 +265,11 @@ fn a_file_of_an_earlier_call_is_refused() {
     let error = run(&small(folder.path())).expect_err("the truth would not hold");
     assert!(error.to_string().contains("sales_20250101.csv"), "{error}");
 }
+
+#[test]
+fn only_the_asked_kinds_of_faults_occur() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let kinds = vec![Dirt::BadAmount, Dirt::EmptyValue];
+    let summary = run(&PosOptions { kinds: kinds.clone(), ..small(folder.path()) }).expect("valid");
+    assert_eq!(summary.dirt.keys().copied().collect::<Vec<_>>(), kinds);
+}
