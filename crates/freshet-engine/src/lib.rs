@@ -4,6 +4,7 @@
 //! It knows sources and sinks only through `freshet_core`'s traits, and nothing of schedules or of
 //! the record of runs: it is handed one task at a time and reports what became of it.
 
+pub mod build;
 pub mod checks;
 pub mod dead_letters;
 pub mod engine;
@@ -14,12 +15,15 @@ pub mod lake;
 pub mod operators;
 pub mod overlay;
 pub mod publish;
+pub mod query;
+pub mod relations;
 pub mod replay;
 pub mod report;
 pub mod scan;
 pub mod session;
 pub mod splits;
 pub mod store;
+pub mod testing;
 pub mod unit_tests;
 
 pub use engine::Engine;

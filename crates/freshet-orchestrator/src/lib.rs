@@ -3,6 +3,7 @@
 //! What a run does next is decided by a pure function ([`state`]); the executor only carries it
 //! out. The metadata store is an index that can be rebuilt from the lake's intents.
 
+mod adapter;
 pub mod builder;
 pub mod executor;
 pub mod lock;
@@ -13,7 +14,7 @@ mod run_id;
 pub mod state;
 
 pub use builder::{BuildFailure, Builder, IntentRecord, RecoveredIntent, Recovery};
-pub use executor::{RunContext, run_selected};
+pub use executor::{RunContext, run, run_selected};
 pub use meta::MetaStore;
 pub use plan::{TaskGraph, TaskIndex};
 pub use report::*;

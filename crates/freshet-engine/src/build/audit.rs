@@ -102,7 +102,7 @@ pub(crate) async fn run_checks(
     let mut known: HashSet<Relation> = HashSet::from([Relation::Node(node.clone())]);
     let others: Vec<Relation> = rules
         .iter()
-        .flat_map(Rule::relations)
+        .filter_map(|rule| rule.relation().cloned())
         .chain(declared.iter().flat_map(query_relations))
         .collect();
     for relation in others {

@@ -106,7 +106,7 @@ impl Build<'_> {
             .clone()
             .filter(ident(CHECK_COLUMN).is_not_null())
             .map_err(|e| query_error(e, what))?;
-        let letters = self.letters(bad, &quarantine.rules).await?;
+        let letters = self.collect_letters(bad, &quarantine.rules).await?;
         let kept = marked
             .filter(ident(CHECK_COLUMN).is_null())
             .and_then(|frame| frame.drop_columns(&[CHECK_COLUMN]))
@@ -122,7 +122,7 @@ impl Build<'_> {
         Ok((new_rows(&context, &[plan], threads)?, letters))
     }
 
-    async fn letters(
+    async fn collect_letters(
         &self,
         bad: datafusion::dataframe::DataFrame,
         rules: &[QuarantineRule],
