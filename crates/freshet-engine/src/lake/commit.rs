@@ -93,10 +93,8 @@ impl Lake {
             Error::internal(format!("a change creates table \"{}\" without columns", change.table))
         })?;
         let table_schema = schema::from_json(&metadata.schema_json)?;
-        let mut actions = vec![Action {
-            commit_info: Some(commit_info(change, now, info)),
-            ..Action::default()
-        }];
+        let mut actions =
+            vec![Action { commit_info: Some(commit_info(change, now, info)), ..Action::default() }];
         if let Some(protocol) = protocol(state, &metadata.schema_json) {
             actions.push(Action { protocol: Some(protocol), ..Action::default() });
         }

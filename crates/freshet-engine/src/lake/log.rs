@@ -265,8 +265,7 @@ impl Log {
     }
 
     fn error(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        Error::new(code::LAKE, format!("could not read table \"{}\"", self.table))
-            .caused_by(source)
+        Error::new(code::LAKE, format!("could not read table \"{}\"", self.table)).caused_by(source)
     }
 
     async fn entries(&self, hint: bool) -> Result<Entries> {
@@ -349,9 +348,12 @@ impl Log {
                 }
             }
         }
-        let mut commits = stream::iter(first..=version)
-            .map(|version| async move { Ok::<_, Error>((version, self.read_commit(version).await?)) })
-            .buffered(READ_AHEAD);
+        let mut commits =
+            stream::iter(first..=version)
+                .map(|version| async move {
+                    Ok::<_, Error>((version, self.read_commit(version).await?))
+                })
+                .buffered(READ_AHEAD);
         while let Some((version, actions)) = commits.try_next().await? {
             if let Some(object) = entries.commits.get(&version) {
                 state.timestamp_ms = object.last_modified.timestamp_millis();
@@ -383,7 +385,9 @@ impl Log {
         if state.files.values().any(|file| file.deletion_vector.is_some()) {
             return Err(self.error("it has deletion vectors, which Freshet does not read"));
         }
-        if let Some(path) = state.files.keys().find(|path| path.contains("://") || path.starts_with('/')) {
+        if let Some(path) =
+            state.files.keys().find(|path| path.contains("://") || path.starts_with('/'))
+        {
             return Err(self.error(format!("its file \"{path}\" lies outside of its folder")));
         }
         Ok(())
@@ -411,9 +415,8 @@ impl Log {
     async fn read_commit(&self, version: u64) -> Result<Vec<Action>> {
         let content = async { self.store.get(&self.entry(version)).await?.bytes().await };
         let content = content.await.map_err(|error| self.error(error))?;
-        parse_lines(&content).map_err(|error| {
-            self.error(format!("its log entry {version} is broken: {error}"))
-        })
+        parse_lines(&content)
+            .map_err(|error| self.error(format!("its log entry {version} is broken: {error}")))
     }
 
     async fn read_checkpoint(&self, part: &ObjectMeta) -> Result<Vec<Action>> {
@@ -456,9 +459,9 @@ impl Log {
         let mut times = stream::iter(versions)
             .map(|version| async move {
                 let actions = self.read_commit(version).await?;
-                let written = actions.iter().find_map(|action| {
-                    action.commit_info.as_ref().and_then(commit_timestamp)
-                });
+                let written = actions
+                    .iter()
+                    .find_map(|action| action.commit_info.as_ref().and_then(commit_timestamp));
                 Ok::<_, Error>((version, written))
             })
             .buffered(READ_AHEAD);
@@ -501,9 +504,8 @@ impl Log {
 }
 
 fn history_entry(version: u64, mut info: serde_json::Map<String, Value>) -> HistoryEntry {
-    let timestamp = commit_timestamp(&info)
-        .and_then(DateTime::from_timestamp_millis)
-        .unwrap_or_default();
+    let timestamp =
+        commit_timestamp(&info).and_then(DateTime::from_timestamp_millis).unwrap_or_default();
     let operation = match info.remove("operation") {
         Some(Value::String(operation)) => operation,
         _ => String::new(),
@@ -513,13 +515,7 @@ fn history_entry(version: u64, mut info: serde_json::Map<String, Value>) -> Hist
         _ => BTreeMap::new(),
     };
     info.remove("timestamp");
-    HistoryEntry {
-        version,
-        timestamp,
-        operation,
-        parameters,
-        info: info.into_iter().collect(),
-    }
+    HistoryEntry { version, timestamp, operation, parameters, info: info.into_iter().collect() }
 }
 
 fn unknown_features(features: Option<&[String]>) -> Vec<String> {
@@ -577,4 +573,3 @@ fn decode(path: &str) -> String {
     }
     String::from_utf8(decoded).unwrap_or_else(|_| path.to_owned())
 }
-

@@ -163,7 +163,8 @@ pub(super) async fn delete(lake: &Lake, table: &TableName, paths: &[String]) -> 
         .map(|path| {
             let (lake, folder) = (lake.clone(), folder.clone());
             async move {
-                let location = provider::location(&folder, &path).map_err(object_store::Error::from)?;
+                let location =
+                    provider::location(&folder, &path).map_err(object_store::Error::from)?;
                 match lake.store.delete(&location).await {
                     Err(object_store::Error::NotFound { .. }) => Ok(()),
                     result => result,

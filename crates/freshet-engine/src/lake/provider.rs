@@ -72,15 +72,18 @@ impl Files {
         };
         let schema = DFSchema::try_from(Arc::clone(&self.schema))?;
         let filter = state.create_physical_expr(filter, &schema)?;
-        let predicate = PruningPredicateBuilder::new()
-            .with_file_schema(Arc::clone(&self.schema))
-            .build(filter);
+        let predicate =
+            PruningPredicateBuilder::new().with_file_schema(Arc::clone(&self.schema)).build(filter);
         let Some(predicate) = predicate else { return Ok(self.files.iter().collect()) };
         let keep = predicate.prune(self)?;
         Ok(self.files.iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| file).collect())
     }
 
-    fn partitioned_file(&self, file: &DataFile, schema: &TableSchema) -> QueryResult<PartitionedFile> {
+    fn partitioned_file(
+        &self,
+        file: &DataFile,
+        schema: &TableSchema,
+    ) -> QueryResult<PartitionedFile> {
         let location = location(&self.folder, &file.path)
             .map_err(|error| DataFusionError::External(Box::new(error)))?;
         let values = schema
@@ -272,9 +275,7 @@ impl Files {
             };
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        state
-            .runtime_env()
-            .register_object_store(self.store_url.as_ref(), Arc::clone(&self.store));
+        state.runtime_env().register_object_store(self.store_url.as_ref(), Arc::clone(&self.store));
         let schema = self.table_schema();
         // From the table's order to the scan's.
         let every: Vec<usize> = (0..self.schema.fields().len()).collect();
@@ -291,9 +292,10 @@ impl Files {
         let options = state.table_options().parquet.clone();
         let mut source = ParquetSource::new(schema.clone()).with_table_parquet_options(options);
         source = source.with_metadata_size_hint(FOOTER);
-        let statistics = groups.iter().flat_map(|group| group.iter()).filter_map(|file| {
-            file.statistics.as_ref().map(|statistics| statistics.as_ref())
-        });
+        let statistics = groups
+            .iter()
+            .flat_map(|group| group.iter())
+            .filter_map(|file| file.statistics.as_ref().map(|statistics| statistics.as_ref()));
         let statistics = Statistics::try_merge_iter(statistics, schema.table_schema())?;
         let config = FileScanConfigBuilder::new(self.store_url.clone(), Arc::new(source))
             .with_statistics(statistics)

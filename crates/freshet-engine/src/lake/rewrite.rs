@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Date32Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Date32Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use arrow::row::{RowConverter, SortField};
 use arrow::util::display::array_value_to_string;
 use bytes::Bytes;
@@ -20,8 +22,8 @@ use freshet_core::source::Interval;
 use freshet_core::{Error, Result, ResultExt};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
-use object_store::{ObjectStore, ObjectStoreExt};
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
@@ -165,10 +167,8 @@ impl AsyncFileReader for ParquetFile {
         &mut self,
         ranges: Vec<Range<u64>>,
     ) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
-        async move {
-            self.store.get_ranges(&self.location, &ranges).await.map_err(parquet_error)
-        }
-        .boxed()
+        async move { self.store.get_ranges(&self.location, &ranges).await.map_err(parquet_error) }
+            .boxed()
     }
 
     fn get_metadata<'a>(
@@ -255,8 +255,11 @@ pub(super) fn columns(schema: &SchemaRef, names: &[String], what: &str) -> Resul
         .iter()
         .map(|name| {
             schema.fields().iter().find(|field| field.name() == name).cloned().ok_or_else(|| {
-                Error::new(code::CONFIG, format!("column \"{name}\" of `{what}` is not in the result"))
-                    .hint("name a column that the model selects")
+                Error::new(
+                    code::CONFIG,
+                    format!("column \"{name}\" of `{what}` is not in the result"),
+                )
+                .hint("name a column that the model selects")
             })
         })
         .collect::<Result<Vec<_>>>()?;
@@ -274,8 +277,11 @@ struct KeyHasher {
 
 impl KeyHasher {
     fn new(columns: &SchemaRef) -> Result<Self> {
-        let fields =
-            columns.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+        let fields = columns
+            .fields()
+            .iter()
+            .map(|field| SortField::new(field.data_type().clone()))
+            .collect();
         let converter = RowConverter::new(fields)
             .or_code(code::CONFIG, || "`unique_key` has a column that cannot be compared".into())?;
         Ok(Self { converter, high: RandomState::new(), low: RandomState::new() })
@@ -462,7 +468,9 @@ fn duplicate(table: &TableName, batch: &RecordBatch, row: usize) -> Error {
         code::MERGE,
         format!("the new rows of table \"{table}\" hold a `unique_key` twice: {}", key.join(", ")),
     )
-    .hint("keep one row for each key, e.g. with `row_number() over (partition by … order by …) = 1`")
+    .hint(
+        "keep one row for each key, e.g. with `row_number() over (partition by … order by …) = 1`",
+    )
 }
 
 /// The files that may hold a key of `new`, as far as their statistics tell.
@@ -501,7 +509,8 @@ fn may_share_key(
             return true;
         }
         let bounds = |stats| Some((stats::min_of(stats, field)?, stats::max_of(stats, field)?));
-        let all_null = |stats: &super::ColumnStats, rows| stats.nulls.is_some() && stats.nulls == rows;
+        let all_null =
+            |stats: &super::ColumnStats, rows| stats.nulls.is_some() && stats.nulls == rows;
         match (bounds(a), bounds(b)) {
             (Some((a_min, a_max)), Some((b_min, b_max))) => {
                 // Not comparable is not known.
@@ -530,7 +539,10 @@ impl Spans {
         ) {
             return Err(Error::new(
                 code::CONFIG,
-                format!("column \"{}\" of `event_time` is neither date nor timestamp", field.name()),
+                format!(
+                    "column \"{}\" of `event_time` is neither date nor timestamp",
+                    field.name()
+                ),
             )
             .hint("cast it in the model"));
         }

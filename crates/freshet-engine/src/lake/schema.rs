@@ -206,9 +206,7 @@ fn stored_type(data_type: &DataType) -> Result<DataType, String> {
         T::Struct(fields) => T::Struct(
             fields
                 .iter()
-                .map(|field| {
-                    Ok(Field::new(field.name(), stored_type(field.data_type())?, true))
-                })
+                .map(|field| Ok(Field::new(field.name(), stored_type(field.data_type())?, true)))
                 .collect::<Result<Fields, String>>()?,
         ),
         other => return Err(other.to_string()),
@@ -323,8 +321,7 @@ fn type_from_json(value: &Value) -> Result<DataType, String> {
 }
 
 fn decimal(name: &str) -> Option<DataType> {
-    let (precision, scale) =
-        name.strip_prefix("decimal(")?.strip_suffix(')')?.split_once(',')?;
+    let (precision, scale) = name.strip_prefix("decimal(")?.strip_suffix(')')?.split_once(',')?;
     let precision: u8 = precision.trim().parse().ok()?;
     let scale: i8 = scale.trim().parse().ok()?;
     ((1..=38).contains(&precision) && (0..=precision as i8).contains(&scale))

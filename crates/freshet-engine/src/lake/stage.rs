@@ -33,7 +33,11 @@ impl Replaced {
         if marks.count == 0 {
             return;
         }
-        if marks.count == marks.rows { self.whole.push(file) } else { self.partly.push((file, marks)) }
+        if marks.count == marks.rows {
+            self.whole.push(file)
+        } else {
+            self.partly.push((file, marks))
+        }
     }
 
     fn rows_gone(&self) -> u64 {
@@ -57,7 +61,11 @@ struct Shape {
     drops: bool,
 }
 
-pub(super) async fn stage(lake: &Lake, request: StageRequest, rows: NewRows) -> Result<StagedChange> {
+pub(super) async fn stage(
+    lake: &Lake,
+    request: StageRequest,
+    rows: NewRows,
+) -> Result<StagedChange> {
     let shape = shape(&request, &rows.schema)?;
     let target = Arc::new(Target {
         store: Arc::clone(lake.store()),
@@ -158,7 +166,8 @@ async fn stage_on(
     };
     let none = Vec::new();
     let base = request.base.as_ref().map_or(&none, |base| base.files.as_ref());
-    let mut replaced = replaced(&reader, target, &request.mode, base, &adds, spans, &mut counts).await?;
+    let mut replaced =
+        replaced(&reader, target, &request.mode, base, &adds, spans, &mut counts).await?;
     if shape.drops {
         let touched: std::collections::HashSet<_> =
             replaced.files().map(|file| file.path.clone()).collect();
@@ -282,9 +291,8 @@ async fn replaced(
             let columns = rewrite::columns(&target.schema, unique_key, "unique_key")?;
             let candidates = rewrite::candidates(base, adds, &columns, &target.partition_by);
             let memory = target.options.merge_memory_bytes;
-            let matched = rewrite::match_keys(
-                reader, adds, &candidates, &columns, unique, memory, threads,
-            );
+            let matched =
+                rewrite::match_keys(reader, adds, &candidates, &columns, unique, memory, threads);
             let matched = matched.await?;
             if unique {
                 counts.rows_updated = matched.keys;

@@ -241,16 +241,18 @@ fn to_scalar(value: &Value, data_type: &DataType, is_min: bool) -> Option<Scalar
                 Value::String(text) => parse_decimal(text, u32::from(scale.unsigned_abs()))?,
                 // Of a number only the 64-bit floating point neighbour is left.
                 Value::Number(number) => match number.as_i64() {
-                    Some(whole) => {
-                        i128::from(whole).checked_mul(10_i128.checked_pow(scale.unsigned_abs().into())?)?
-                    }
+                    Some(whole) => i128::from(whole)
+                        .checked_mul(10_i128.checked_pow(scale.unsigned_abs().into())?)?,
                     None => {
                         let near = number.as_f64()?;
                         let near = if is_min { near.next_down() } else { near.next_up() };
                         let scaled = near * 10_f64.powi(i32::from(*scale));
                         // The product is rounded as well.
-                        let scaled =
-                            if is_min { scaled.next_down().floor() } else { scaled.next_up().ceil() };
+                        let scaled = if is_min {
+                            scaled.next_down().floor()
+                        } else {
+                            scaled.next_up().ceil()
+                        };
                         (scaled.abs() < 1e38).then_some(scaled as i128)?
                     }
                 },

@@ -325,7 +325,6 @@ pub struct FileDiff {
     pub removed: Vec<DataFile>,
 }
 
-
 /// The format of exported files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFormat {

@@ -11,8 +11,8 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use freshet_core::error::code;
 use freshet_core::{Error, Result, ResultExt};
-use futures::stream::BoxStream;
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use parking_lot::Mutex;
@@ -259,8 +259,7 @@ impl<'a> StreamWriter<'a> {
         if self.open.len() > 1 {
             let held: usize = self.open.values().map(|file| file.writer.memory_size()).sum();
             if held > options.row_group_bytes {
-                let largest =
-                    self.open.values_mut().max_by_key(|file| file.writer.memory_size());
+                let largest = self.open.values_mut().max_by_key(|file| file.writer.memory_size());
                 if let Some(file) = largest {
                     file.flush(self.target).await?;
                 }
@@ -270,7 +269,8 @@ impl<'a> StreamWriter<'a> {
     }
 
     async fn close_largest(&mut self) -> Result<()> {
-        let largest = self.open.iter().max_by_key(|(_, file)| file.rows).map(|(key, _)| key.clone());
+        let largest =
+            self.open.iter().max_by_key(|(_, file)| file.rows).map(|(key, _)| key.clone());
         if let Some(file) = largest.and_then(|key| self.open.remove(&key)) {
             self.done.push(file.close(self.target).await?);
         }
@@ -542,4 +542,3 @@ fn repeats(column: &ArrayRef) -> bool {
     };
     distinct * 2 < rows
 }
-

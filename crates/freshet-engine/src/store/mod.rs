@@ -61,19 +61,15 @@ pub fn open_on(
             open_folder(files, &path)
         }
         // A drive's letter looks like a scheme.
-        Ok(url) if url.scheme().len() > 1 => Err(Error::new(
-            code::CONFIG,
-            format!("no store for \"{}://\" is known", url.scheme()),
-        )
-        .hint("use a folder or an s3:// URL")),
+        Ok(url) if url.scheme().len() > 1 => {
+            Err(Error::new(code::CONFIG, format!("no store for \"{}://\" is known", url.scheme()))
+                .hint("use a folder or an s3:// URL"))
+        }
         _ => open_folder(files, FsPath::new(location)),
     }
 }
 
-fn open_folder(
-    files: Arc<dyn FileSystem>,
-    path: &FsPath,
-) -> Result<(Arc<dyn ObjectStore>, Url)> {
+fn open_folder(files: Arc<dyn FileSystem>, path: &FsPath) -> Result<(Arc<dyn ObjectStore>, Url)> {
     let path = std::path::absolute(path)
         .or_code(code::IO, || format!("could not find folder \"{}\"", path.display()))?;
     let url = Url::from_directory_path(&path).map_err(|()| {
@@ -99,8 +95,9 @@ fn open_bucket(url: &Url, options: &Map<String, Value>) -> Result<(Arc<dyn Objec
             other => other.to_string(),
         };
         let flag = || {
-            text.parse::<bool>()
-                .map_err(|_| wrong(format!("option `{name}` of \"{url}\" is neither true nor false")))
+            text.parse::<bool>().map_err(|_| {
+                wrong(format!("option `{name}` of \"{url}\" is neither true nor false"))
+            })
         };
         builder = match name.as_str() {
             "access_key_id" => {
