@@ -1,7 +1,7 @@
 //! Carries out what [`RunState`] decides: takes the lock, finishes what a crash left behind, builds
 //! tasks at once as the graph allows, and keeps the record.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::source::SplitStatus;
 use freshet_core::{Error, ModelId, Result, crash};
 use freshet_engine::{BuildObserver, BuildProgress, BuildReport, BuildTask, ErrorReport};
-use freshet_project::{EmptyFiles, Project};
+use freshet_project::{EmptyFiles, Materialized, Project, ProjectState, Selection};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, info, info_span, warn};
@@ -51,6 +51,63 @@ impl RunContext {
             retry: RetryPolicy::default(),
         }
     }
+}
+
+/// Runs the nodes of `project` that `options` select, and keeps what the project is now for the
+/// next run's `state:modified`. Errors are as in [`run_selected`].
+pub async fn run(
+    project: Arc<Project>,
+    builder: Arc<dyn Builder>,
+    store: &MetaStore,
+    options: &RunOptions,
+    observer: Arc<dyn RunObserver>,
+    context: RunContext,
+) -> Result<RunReport> {
+    let environment = project.environment.name.clone();
+    let selection = Selection::parse(&options.select, &options.exclude)?;
+    let previous: Option<ProjectState> = store.load_state(&environment).await?;
+    let selected = project.select(&selection, previous.as_ref())?;
+    let report =
+        run_selected(Arc::clone(&project), &selected, builder, store, options, observer, context)
+            .await?;
+    let state = state_after(&project, previous, &report);
+    store.save_state(&environment, &state).await?;
+    Ok(report)
+}
+
+/// What the project is now, as far as it was built: what was left out or failed stays as it was,
+/// and so it is still modified next time.
+fn state_after(
+    project: &Project,
+    previous: Option<ProjectState>,
+    report: &RunReport,
+) -> ProjectState {
+    let previous = previous.unwrap_or_default();
+    let built: BTreeSet<&ModelId> = report
+        .tasks
+        .iter()
+        .filter(|task| matches!(task.status, Status::Success | Status::Partial))
+        .map(|task| &task.model)
+        .collect();
+    // Nothing is built of ephemeral nodes: they are done when all that uses them is.
+    let done = |id: &ModelId| -> bool {
+        let is_ephemeral = project
+            .nodes
+            .get(id)
+            .is_some_and(|node| node.config.materialized == Materialized::Ephemeral);
+        let mut users = project.nodes.iter().filter(|(_, node)| node.refs.contains(id));
+        built.contains(id) || (is_ephemeral && users.all(|(user, _)| built.contains(user)))
+    };
+    let mut state = project.state();
+    state.nodes.retain(|id, node| {
+        done(id) || previous.nodes.get(id).inspect(|before| *node = (*before).clone()).is_some()
+    });
+    state.sources.retain(|id, checksum| {
+        let mut users = project.nodes.values().filter(|node| node.sources.contains(id));
+        users.all(|user| done(&user.id))
+            || previous.sources.get(id).inspect(|before| checksum.clone_from(before)).is_some()
+    });
+    state
 }
 
 /// Runs the nodes `selected` of `project`.

@@ -6,6 +6,8 @@
 mod adapter;
 pub mod builder;
 pub mod executor;
+#[cfg(test)]
+mod fixture;
 pub mod lock;
 pub mod meta;
 pub mod plan;

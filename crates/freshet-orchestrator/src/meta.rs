@@ -4,6 +4,8 @@
 //! published builds again from its intents.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeZone, Utc};
@@ -31,7 +33,7 @@ const BUSY: Duration = Duration::from_secs(10);
 pub struct MetaStore {
     pool: SqlitePool,
     path: PathBuf,
-    is_new: bool,
+    is_new: Arc<AtomicBool>,
 }
 
 impl MetaStore {
@@ -60,14 +62,15 @@ impl MetaStore {
             .connect_with(options)
             .await
             .map_err(|error| failed("could not open the record of runs", &path, error))?;
-        let mut store = Self { pool, path, is_new: false };
-        store.is_new = store.migrate().await?;
+        let store = Self { pool, path, is_new: Arc::default() };
+        store.is_new.store(store.migrate().await?, Ordering::SeqCst);
         Ok(store)
     }
 
-    /// Whether the file was made by this `open`: the lake may know more than it does.
+    /// Whether the file was made by this `open` and not filled since: the lake may know more than
+    /// it does.
     pub fn is_new(&self) -> bool {
-        self.is_new
+        self.is_new.load(Ordering::SeqCst)
     }
 
     /// The file.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use freshet_core::ModelId;
-use freshet_project::{Materialized, Project};
+use freshet_project::{Check, CheckTarget, Materialized, Project};
 
 /// A task's position in its [`TaskGraph`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,10 +15,14 @@ pub struct TaskIndex(pub usize);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TaskGraph {
     models: Vec<ModelId>,
-    /// What each task waits for, ascending.
+    /// What each task needs, ascending.
     upstream: Vec<Vec<TaskIndex>>,
-    /// What waits for each task, ascending.
+    /// What needs each task, ascending.
     downstream: Vec<Vec<TaskIndex>>,
+    /// What begins after each task, however that ended.
+    followers: Vec<Vec<TaskIndex>>,
+    /// How many tasks each one waits for, for either reason.
+    waits: Vec<usize>,
     /// Tasks on the longest way from each task to an end: those with more go first.
     heights: Vec<usize>,
 }
@@ -28,11 +32,14 @@ impl TaskGraph {
     /// out, and so are ephemeral nodes, of which nothing is built.
     ///
     /// A table outside the selection is taken as it stands. A view or ephemeral node outside of it
-    /// is a query over others: who uses it waits for those.
+    /// is a query over others: who uses it needs those.
+    ///
+    /// A node whose checks look at another node begins after that one, however it ended: the
+    /// check is to see the table of this run where there is one.
     pub fn new(project: &Project, selected: &[ModelId]) -> Self {
         let selected: BTreeSet<&ModelId> = selected.iter().collect();
         let mut models = Vec::new();
-        let mut edges = Vec::new();
+        let mut needs = Vec::new();
         let mut tasks: HashMap<&ModelId, usize> = HashMap::new();
         // For a node that is no task: the tasks that stand behind it.
         let mut behind: HashMap<&ModelId, BTreeSet<usize>> = HashMap::new();
@@ -53,34 +60,97 @@ impl TaskGraph {
             if is_task {
                 let task = models.len();
                 tasks.insert(id, task);
-                edges.extend(waits.into_iter().map(|upstream| (upstream, task)));
+                needs.extend(waits.into_iter().map(|upstream| (upstream, task)));
                 models.push(id.clone());
             } else if is_query {
                 behind.insert(id, waits);
             }
         }
-        Self::from_edges(models, &edges)
+        let mut follows = Vec::new();
+        for check in &project.checks {
+            let Some((checked, seen)) = looks_at(project, check) else { continue };
+            let Some(checked) = tasks.get(&checked) else { continue };
+            for other in seen {
+                match tasks.get(&other) {
+                    Some(task) => follows.push((*task, *checked)),
+                    None => {
+                        let behind = behind.get(&other).into_iter().flatten();
+                        follows.extend(behind.map(|task| (*task, *checked)));
+                    }
+                }
+            }
+        }
+        Self::from_edges(models, &needs, &follows)
     }
 
-    /// The graph of `models` in which the second of each pair waits for the first.
+    /// The graph of `models` in which the second of each pair of `needs` needs the first, and the
+    /// second of each pair of `follows` begins after the first has ended in whatever way. A pair of
+    /// `follows` that would close a circle is left out. Where the order of `models` allows it, it
+    /// is kept.
     ///
     /// # Panics
-    /// Where an edge does not point from an earlier model to a later one.
-    pub fn from_edges(models: Vec<ModelId>, edges: &[(usize, usize)]) -> Self {
-        let mut upstream = vec![Vec::new(); models.len()];
-        let mut downstream = vec![Vec::new(); models.len()];
-        let edges: BTreeSet<(usize, usize)> = edges.iter().copied().collect();
-        for (from, to) in edges {
-            assert!(from < to && to < models.len(), "edge {from}->{to} does not point forward");
-            upstream[to].push(TaskIndex(from));
-            downstream[from].push(TaskIndex(to));
+    /// Where a need does not point from an earlier model to a later one.
+    pub fn from_edges(
+        models: Vec<ModelId>,
+        needs: &[(usize, usize)],
+        follows: &[(usize, usize)],
+    ) -> Self {
+        let count = models.len();
+        let mut next = vec![BTreeSet::new(); count];
+        for (from, to) in needs {
+            assert!(from < to && *to < count, "edge {from}->{to} does not point forward");
+            next[*from].insert(*to);
         }
-        let mut heights = vec![1; models.len()];
-        for task in (0..models.len()).rev() {
-            let below = downstream[task].iter().map(|TaskIndex(next)| heights[*next]).max();
-            heights[task] = 1 + below.unwrap_or(0);
+        let mut order_only = BTreeSet::new();
+        for (from, to) in follows.iter().copied() {
+            if from != to && !next[from].contains(&to) && !reaches(&next, to, from) {
+                next[from].insert(to);
+                order_only.insert((from, to));
+            }
         }
-        Self { models, upstream, downstream, heights }
+        // Kahn's algorithm; of those that are free, the one that was first goes first.
+        let mut waits = vec![0; count];
+        next.iter().flatten().for_each(|to| waits[*to] += 1);
+        let mut free: BTreeSet<usize> = (0..count).filter(|task| waits[*task] == 0).collect();
+        let mut order = Vec::with_capacity(count);
+        while let Some(task) = free.pop_first() {
+            order.push(task);
+            for to in &next[task] {
+                waits[*to] -= 1;
+                if waits[*to] == 0 {
+                    free.insert(*to);
+                }
+            }
+        }
+        assert_eq!(order.len(), count, "edges that close a circle were left out");
+        let mut place = vec![0; count];
+        order.iter().enumerate().for_each(|(at, task)| place[*task] = at);
+
+        let mut graph = Self {
+            models: order.iter().map(|task| models[*task].clone()).collect(),
+            upstream: vec![Vec::new(); count],
+            downstream: vec![Vec::new(); count],
+            followers: vec![Vec::new(); count],
+            waits: vec![0; count],
+            heights: vec![1; count],
+        };
+        for from in 0..count {
+            for to in next[order[from]].iter().map(|to| place[*to]).collect::<BTreeSet<_>>() {
+                graph.waits[to] += 1;
+                if order_only.contains(&(order[from], order[to])) {
+                    graph.followers[from].push(TaskIndex(to));
+                } else {
+                    graph.upstream[to].push(TaskIndex(from));
+                    graph.downstream[from].push(TaskIndex(to));
+                }
+            }
+        }
+        for task in (0..count).rev() {
+            let below = graph.downstream[task].iter().chain(&graph.followers[task]);
+            let below = below.map(|TaskIndex(next)| graph.heights[*next]).max();
+            graph.heights[task] = 1 + below.unwrap_or(0);
+        }
+        graph
     }
 
     /// How many tasks there are.
@@ -108,14 +178,24 @@ impl TaskGraph {
         &self.models[task.0]
     }
 
-    /// What a task waits for.
+    /// What a task needs: if one of these fails, it is skipped.
     pub fn upstream(&self, task: TaskIndex) -> &[TaskIndex] {
         &self.upstream[task.0]
     }
 
-    /// What waits for a task.
+    /// What needs a task.
     pub fn downstream(&self, task: TaskIndex) -> &[TaskIndex] {
         &self.downstream[task.0]
+    }
+
+    /// What begins after a task has ended, however it ended.
+    pub fn followers(&self, task: TaskIndex) -> &[TaskIndex] {
+        &self.followers[task.0]
+    }
+
+    /// How many tasks must have ended before this one begins.
+    pub fn waits(&self, task: TaskIndex) -> usize {
+        self.waits[task.0]
     }
 
     /// Tasks on the longest way from this one to an end, itself included.
@@ -123,3 +203,47 @@ impl TaskGraph {
         self.heights[task.0]
     }
 }
+
+/// Whether there is a way from one task to another.
+fn reaches(next: &[BTreeSet<usize>], from: usize, to: usize) -> bool {
+    let mut seen = vec![false; next.len()];
+    let mut open = vec![from];
+    while let Some(task) = open.pop() {
+        if task == to {
+            return true;
+        }
+        if !std::mem::replace(&mut seen[task], true) {
+            open.extend(&next[task]);
+        }
+    }
+    false
+}
+
+/// The node with which a check runs, and the other nodes that it looks at.
+fn looks_at(project: &Project, check: &Check) -> Option<(ModelId, Vec<ModelId>)> {
+    match &check.target {
+        CheckTarget::Node(checked) => {
+            let other = referenced(check.arguments.get("to")?.as_str()?)?;
+            Some((checked.clone(), vec![other]))
+        }
+        // A query runs with the last of its nodes.
+        CheckTarget::Query(nodes) => {
+            let last = nodes.iter().max_by_key(|node| project.nodes.get_index_of(*node))?;
+            let others = nodes.iter().filter(|node| *node != last).cloned().collect();
+            Some((last.clone(), others))
+        }
+        CheckTarget::Source(_) => None,
+    }
+}
+
+/// The model in `ref('model')` or `ref('package', 'model')`.
+fn referenced(text: &str) -> Option<ModelId> {
+    let (_, arguments) = text.split_once("ref")?;
+    let arguments = arguments.trim_start().strip_prefix('(')?.split(')').next()?;
+    let last = arguments.rsplit(',').next()?.trim();
+    let name = last.trim_matches(['\'', '"']);
+    (!name.is_empty()).then(|| ModelId::new(name))
+}
+
+#[cfg(test)]
+mod tests;

@@ -148,8 +148,8 @@ pub struct RunState {
     graph: Arc<TaskGraph>,
     rules: RunRules,
     tasks: Vec<TaskState>,
-    /// What each task still waits for.
-    open_upstream: Vec<usize>,
+    /// How many tasks each one still waits for.
+    waits: Vec<usize>,
     running: usize,
     now: i64,
     begun: bool,
@@ -165,7 +165,7 @@ impl RunState {
     pub fn new(graph: Arc<TaskGraph>, rules: RunRules, seed: u64) -> Self {
         Self {
             tasks: vec![TaskState::Waiting; graph.len()],
-            open_upstream: graph.tasks().map(|task| graph.upstream(task).len()).collect(),
+            waits: graph.tasks().map(|task| graph.waits(task)).collect(),
             graph,
             rules,
             running: 0,
@@ -266,8 +266,11 @@ impl RunState {
         self.tasks[task.0] = TaskState::Ended(status);
         if matches!(status, Status::Success | Status::Partial) {
             for next in self.graph.downstream(task) {
-                self.open_upstream[next.0] -= 1;
+                self.waits[next.0] -= 1;
             }
+        }
+        for next in self.graph.followers(task) {
+            self.waits[next.0] -= 1;
         }
         actions.push(RunAction::EndTask { task, status, because });
     }
@@ -323,7 +326,7 @@ impl RunState {
         let mut ready: Vec<(bool, usize, TaskIndex, u32)> = Vec::new();
         for task in self.graph.tasks() {
             match self.tasks[task.0] {
-                TaskState::Waiting if self.open_upstream[task.0] == 0 => {
+                TaskState::Waiting if self.waits[task.0] == 0 => {
                     ready.push((true, usize::MAX - self.graph.height(task), task, 1));
                 }
                 TaskState::Retrying { attempt, at } if at <= self.now => {

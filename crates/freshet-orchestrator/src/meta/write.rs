@@ -1,5 +1,7 @@
 //! What a run writes while it goes on.
 
+use std::sync::atomic::Ordering;
+
 use chrono::{DateTime, Utc};
 use freshet_core::source::SplitStatus;
 use freshet_core::{ModelId, Result, RunId};
@@ -194,7 +196,9 @@ impl MetaStore {
         for intent in intents {
             self.rebuild_task(&mut transaction, intent, project, environment).await?;
         }
-        self.commit(transaction).await
+        self.commit(transaction).await?;
+        self.is_new.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Adds an intent's run and task where the record does not have them.
@@ -206,15 +210,15 @@ impl MetaStore {
         environment: &str,
     ) -> Result<()> {
         let fail = self.failed("could not rebuild");
-        let known: Option<String> =
-            sqlx::query_scalar("select status from tasks where run = ? and model = ?")
+        let known: Option<(String, i64)> =
+            sqlx::query_as("select status, position from tasks where run = ? and model = ?")
                 .bind(intent.run.as_str())
                 .bind(intent.model.as_str())
                 .fetch_optional(&mut *connection)
                 .await
                 .map_err(&fail)?;
         let done = [name_of(&Status::Success)?, name_of(&Status::Partial)?];
-        if known.is_some_and(|status| done.contains(&status)) {
+        if known.as_ref().is_some_and(|(status, _)| done.contains(status)) {
             return Ok(());
         }
         sqlx::query(
@@ -230,11 +234,14 @@ impl MetaStore {
         .execute(&mut *connection)
         .await
         .map_err(&fail)?;
-        let position: i64 = sqlx::query_scalar("select count(*) from tasks where run = ?")
-            .bind(intent.run.as_str())
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(&fail)?;
+        let position = match known {
+            Some((_, position)) => position,
+            None => sqlx::query_scalar("select count(*) from tasks where run = ?")
+                .bind(intent.run.as_str())
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(&fail)?,
+        };
         let task = TaskReport {
             model: intent.model.clone(),
             status: published_status(&intent.report),
