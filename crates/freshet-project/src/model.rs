@@ -31,6 +31,10 @@ pub struct Project {
     pub unit_tests: Vec<UnitTest>,
     /// SQL functions declared once and usable in every model: `create function`-like macros.
     pub sql_macros: Vec<SqlMacro>,
+    /// Things that a user should know and that stop nothing, each with its place.
+    pub warnings: Vec<String>,
+    /// Compiled macros and what templates may refer to.
+    pub templates: Arc<crate::render::Templates>,
 }
 
 /// One environment of `freshet.yml`, defaults applied, secrets resolved.
@@ -58,8 +62,8 @@ pub struct Environment {
     pub vars: serde_json::Map<String, serde_json::Value>,
 }
 
-/// A named connection.
-#[derive(Debug, Clone)]
+/// A named connection. Its options are never printed: `Debug` shows their names alone.
+#[derive(Clone)]
 pub struct Connection {
     /// Its name.
     pub name: String,
@@ -69,8 +73,18 @@ pub struct Connection {
     pub options: serde_json::Map<String, serde_json::Value>,
 }
 
-/// A table of a source.
-#[derive(Debug, Clone)]
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("name", &self.name)
+            .field("connector", &self.connector)
+            .field("options", &self.options.keys().map(|key| (key, "***")).collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// A table of a source. `Debug` leaves out its options, which may hold secrets.
+#[derive(Clone)]
 pub struct SourceTable {
     /// `source.table`.
     pub id: SourceId,
@@ -104,6 +118,17 @@ pub struct SourceTable {
     pub tags: Vec<String>,
     /// Where it is declared.
     pub location: Location,
+}
+
+impl std::fmt::Debug for SourceTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceTable")
+            .field("id", &self.id)
+            .field("connector", &self.connector)
+            .field("contract", &self.contract)
+            .field("location", &self.location)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What happens when a file changed after it was consumed.
@@ -287,7 +312,9 @@ pub struct NodeConfig {
     pub load: Option<LoadConfig>,
     /// Files that its rows are written to, once published.
     pub export: Option<ExportConfig>,
-    /// Statements to run before and after; only `select`s that call functions make sense here.
+    /// The character between fields of a seed's file; `None` is a comma.
+    pub delimiter: Option<char>,
+    /// Anything, for people and programs.
     pub meta: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -310,6 +337,7 @@ impl Default for NodeConfig {
             full_refresh: None,
             load: None,
             export: None,
+            delimiter: None,
             meta: serde_json::Map::new(),
         }
     }
