@@ -1,0 +1,94 @@
+//! The servers that tests need: what is missing is installed, each is started and waited for.
+//!
+//! `up` may be called at any time; where everything runs it changes nothing. All listen on loopback.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::paths;
+
+mod apt;
+mod moto;
+mod postgres;
+mod python;
+
+pub use python::environment;
+
+/// What to do with the services.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Action {
+    /// Install what is missing, start what is stopped, print the addresses
+    Up,
+    /// Stop what runs; data is kept
+    Down,
+    /// Say what runs
+    Status,
+}
+
+/// What tests are told through their environment.
+#[derive(Debug)]
+pub struct Addresses {
+    /// Names and values of the variables.
+    pub variables: Vec<(&'static str, String)>,
+}
+
+/// Does what the command line asks.
+pub fn run(action: Action) -> Result<()> {
+    let folder = paths::services()?;
+    match action {
+        Action::Up => {
+            for (name, value) in up()?.variables {
+                println!("{name}={value}");
+            }
+        }
+        Action::Down => {
+            postgres::Postgres::new(&folder).down()?;
+            moto::Moto::new(&folder).down()?;
+        }
+        Action::Status => {
+            let say = |name: &str, runs: bool, address: &str| {
+                println!("{name}: {}", if runs { address } else { "stopped" });
+            };
+            let postgres = postgres::Postgres::new(&folder);
+            say("postgres", postgres.runs(), &postgres.address());
+            let moto = moto::Moto::new(&folder);
+            say("s3", moto.runs(), &moto.address());
+        }
+    }
+    Ok(())
+}
+
+/// Brings everything up.
+pub fn up() -> Result<Addresses> {
+    let folder = paths::services()?;
+    apt::install_missing()?;
+    std::fs::create_dir_all(&folder)?;
+    let postgres = postgres::Postgres::new(&folder);
+    postgres.up()?;
+    let moto = moto::Moto::new(&folder);
+    moto.up()?;
+    let python = readers(&folder)?;
+    Ok(Addresses {
+        variables: vec![
+            ("FRESHET_TEST_POSTGRES", postgres.address()),
+            ("FRESHET_TEST_S3", moto.address()),
+            ("FRESHET_TEST_PYTHON", python.display().to_string()),
+        ],
+    })
+}
+
+/// A Python with the readers that are not ours.
+fn readers(folder: &std::path::Path) -> Result<PathBuf> {
+    environment(&folder.join("python"), &["deltalake==1.6.6", "duckdb==2.0.0", "polars==2.1.0"])
+        .map(|environment| environment.program("python"))
+}
+
+/// Whether somebody listens on a port of this machine.
+fn listens(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
+}
