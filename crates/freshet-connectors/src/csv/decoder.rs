@@ -191,8 +191,11 @@ impl CsvDecoder {
                     break;
                 }
                 // A line is longer than the window.
-                let feed = memchr::memchr(b'\n', &data[end..]);
-                end = feed.map_or(data.len(), |distance| end + distance + 1);
+                match memchr::memchr(b'\n', &data[end..]) {
+                    Some(distance) => end += distance + 1,
+                    None if last => end = data.len(),
+                    None => return Ok(at),
+                }
             }
             if self.index.lines.is_empty() {
                 break;
@@ -202,7 +205,9 @@ impl CsvDecoder {
                 let piece = Piece { data, offset, lines: out.lines };
                 let first_reject = out.rejects.len();
                 self.reject_shapes(piece, out);
-                if simdutf8::basic::from_utf8(&data[at..progress.resume]).is_err() {
+                // A record of several lines may go on beyond what was indexed.
+                let ascii = self.index.ascii && progress.resume <= end;
+                if !ascii && simdutf8::basic::from_utf8(&data[at..progress.resume]).is_err() {
                     self.reject_encodings(piece, out);
                 }
                 self.read_rows(piece, out)?;

@@ -23,6 +23,8 @@ pub(super) struct Index {
     pub odd: Vec<u32>,
     /// Whether a quoted field may hold an escaped quote.
     pub escapes: bool,
+    /// Whether all bytes are ASCII.
+    pub ascii: bool,
 }
 
 /// What is carried from one block of 64 bytes to the next.
@@ -34,6 +36,8 @@ struct Carry {
     boundary: u64,
     /// One where the block follows a closing quote.
     closed: u64,
+    /// Not zero once a byte was not ASCII.
+    beyond_ascii: u64,
 }
 
 impl Index {
@@ -61,6 +65,7 @@ impl Index {
             Level::Avx2 => unsafe { x86::run_avx2(self, dialect, data, start, end) },
             Level::Portable => run::<masks::Portable>(self, dialect, data, start, end),
         };
+        self.ascii = carry.beyond_ascii == 0;
         if whole && end > start && data[end - 1] != b'\n' {
             if carry.inside != 0 {
                 self.odd.push(end as u32);
@@ -113,7 +118,7 @@ fn run<M: Masks>(
     end: usize,
 ) -> Carry {
     let masks = M::new(dialect);
-    let mut carry = Carry { inside: 0, boundary: 1, closed: 0 };
+    let mut carry = Carry { inside: 0, boundary: 1, closed: 0, beyond_ascii: 0 };
     let window = &data[start..end];
     let mut blocks = window.chunks_exact(64);
     let mut at = start;
@@ -145,6 +150,7 @@ fn step<M: Masks>(
     let feeds = found.feeds & used;
     let quotes = found.quotes & used;
     let delimiters = found.delimiters & used;
+    carry.beyond_ascii |= found.beyond_ascii;
     let mut fields = delimiters;
     if quotes | carry.inside | carry.closed != 0 {
         let mut inside = M::prefix_xor(quotes) ^ carry.inside;

@@ -114,6 +114,13 @@ impl CsvLayout {
             fields.push(column.field());
             columns.push(Bound { rules, field });
         }
+        if !columns.is_empty() && columns.iter().all(|column: &Bound| column.field.is_none()) {
+            // All nulls would be a sound reading of it, and never what was meant.
+            return Err(header_error("the header has none of the contract's columns".to_owned())
+                .hint(
+                    "check the delimiter, the encoding, skip_lines and whether there is a header",
+                ));
+        }
         if modes.missing_columns == ContractMode::Freeze
             && let Some(SchemaChange::Missing { column }) = changes.first()
         {

@@ -218,7 +218,7 @@ fn dialects() -> Vec<CsvOptions> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 160, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn agrees_with_the_reference_in_every_way_of_decoding(
@@ -454,6 +454,19 @@ fn missing_columns_follow_their_mode() {
     assert_eq!(got[0].0, Rule::MissingColumn);
     let error = layout_of(without_note, options, &mode(ContractMode::Freeze)).expect_err("frozen");
     assert_eq!(error.code(), code::HEADER);
+}
+
+#[test]
+fn a_header_without_any_declared_column_is_an_error_of_the_file() {
+    let nullable = Contract {
+        columns: vec![column("id", "int"), column("note", "text")],
+        ..Contract::default()
+    };
+    let error = layout_of("id;note\n1;n\n", CsvOptions::default(), &nullable)
+        .expect_err("the delimiter is another one");
+    assert_eq!(error.code(), code::HEADER);
+    let one = layout_of("other,note\n", CsvOptions::default(), &nullable).expect("one is there");
+    assert_eq!(one.0, ["id", "note", "other"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Columns whose values are plain numbers in memory.
 
+use std::cmp::Ordering;
 use std::fmt::Debug;
 
 use arrow::array::ArrayRef;
@@ -99,11 +100,11 @@ fn look_closely<P: Parse>(
     if value < low || value > high {
         return Err(Fault::Range);
     }
-    // Written so that a value without an order (NaN) keeps no bound.
-    if demands.min.is_some_and(|min| !(value >= min)) {
+    // A value without an order (NaN) keeps no bound.
+    if demands.min.is_some_and(|min| value.partial_cmp(&min).is_none_or(Ordering::is_lt)) {
         return Err(Fault::Min);
     }
-    if demands.max.is_some_and(|max| !(value <= max)) {
+    if demands.max.is_some_and(|max| value.partial_cmp(&max).is_none_or(Ordering::is_gt)) {
         return Err(Fault::Max);
     }
     if demands.accepted.as_ref().is_some_and(|accepted| !accepted.contains(&value)) {

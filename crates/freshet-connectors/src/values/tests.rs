@@ -6,6 +6,7 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::TimestampMicrosecondType;
 use arrow::util::display::array_value_to_string;
 use freshet_core::contract::{Constraint, ContractColumn};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -422,5 +423,110 @@ fn removing_rows_keeps_the_others_in_order() {
         let array = column.finish();
         let shown: Vec<_> = (0..array.len()).map(|row| printed(&array, row)).collect();
         assert_eq!(shown, ["10", "30", ""], "{data_type}");
+    }
+}
+
+/// Reads one value in the middle of other bytes.
+fn read(data_type: &str, text: &str) -> Result<Option<String>, Fault> {
+    let rules = Rules::compile(&plain(data_type), &ValueFormats::default()).expect("sound");
+    let mut column = rules.column(true);
+    let data = format!("7777-77-77 77:77:77{text}7777777777777777777");
+    let got = column.append(data.as_bytes(), 19, 19 + text.len(), false);
+    let array = column.finish();
+    got.map(|()| (!array.is_null(0)).then(|| printed(&array, 0)))
+}
+
+/// Texts that are almost values.
+fn near_values() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[-+]?[0-9]{0,20}(\\.[0-9]{0,4})?",
+        "[0-9]{4}-[01][0-9]-[0-3][0-9]",
+        "[0-9]{4}-[01][0-9]-[0-3][0-9][ T][0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{1,7})?",
+        "[-0-9:. T/]{0,22}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn integers_agree_with_the_standard_library(text in near_values()) {
+        let trimmed = text.trim_ascii();
+        let digits = trimmed.strip_prefix(['-', '+']).unwrap_or(trimmed);
+        let all_digits = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let expected = match trimmed.parse::<i64>() {
+            _ if trimmed.is_empty() => Ok(None),
+            _ if !all_digits => Err(Fault::Type),
+            Ok(value) => Ok(Some(value.to_string())),
+            Err(_) => Err(Fault::Range),
+        };
+        prop_assert_eq!(read("bigint", &text), expected);
+    }
+
+    #[test]
+    fn decimals_agree_with_whole_numbers(text in "-?[0-9]{1,12}", fraction in "[0-9]{0,4}") {
+        let written = format!("{text}.{fraction}");
+        let kept = fraction.trim_end_matches('0');
+        let whole: i128 = format!("{text}{kept:0<3}").parse().expect("digits");
+        let expected = if kept.len() > 3 {
+            Err(Fault::Type)
+        } else if whole.abs() >= 1_000_000_000 {
+            Err(Fault::Range)
+        } else {
+            let sign = if whole < 0 { "-" } else { "" };
+            Ok(Some(format!("{sign}{}.{:03}", whole.abs() / 1000, whole.abs() % 1000)))
+        };
+        prop_assert_eq!(read("decimal(9,3)", &written), expected);
+    }
+
+    #[test]
+    fn dates_agree_with_chrono(text in near_values()) {
+        let trimmed = text.trim_ascii();
+        let shaped = trimmed.len() == 10 && !trimmed.contains([' ', '+']);
+        let expected = chrono::NaiveDate::parse_from_str(trimmed, "%Y-%m-%d")
+            .ok()
+            .filter(|date| shaped && *date >= chrono::NaiveDate::from_ymd_opt(1, 1, 1).expect("a day"));
+        let expected = match expected {
+            _ if trimmed.is_empty() => Ok(None),
+            Some(date) => Ok(Some(date.to_string())),
+            None => Err(Fault::Type),
+        };
+        prop_assert_eq!(read("date", &text), expected);
+    }
+
+    #[test]
+    fn timestamps_agree_with_chrono(
+        seconds in -62_135_596_800i64..253_402_300_800,
+        micros in 0u32..1_000_000,
+        digits in 0usize..=6,
+        separator in "[ T]",
+    ) {
+        let unit = 10u32.pow(6 - digits as u32);
+        let micros = micros / unit * unit;
+        let instant = chrono::DateTime::from_timestamp(seconds, micros * 1000).expect("in range");
+        let mut text = instant.format(&format!("%Y-%m-%d{separator}%H:%M:%S")).to_string();
+        if digits > 0 {
+            let fraction = format!("{micros:06}");
+            text = format!("{text}.{}", &fraction[..digits]);
+        }
+        let rules = Rules::compile(&plain("timestamp"), &ValueFormats::default()).expect("sound");
+        let mut column = rules.column(true);
+        let data = format!("12345678{text}12345678");
+        column.append(data.as_bytes(), 8, 8 + text.len(), false).expect("a timestamp");
+        let array = column.finish();
+        let got = array.as_primitive::<TimestampMicrosecondType>().value(0);
+        prop_assert_eq!(got, instant.timestamp_micros(), "{}", text);
+    }
+
+    #[test]
+    fn a_value_is_the_same_wherever_it_stands(text in near_values()) {
+        for data_type in ["tinyint", "bigint", "decimal(12,2)", "decimal(38,0)", "date", "timestamp", "timestamptz", "time", "double", "boolean"] {
+            let rules = Rules::compile(&plain(data_type), &ValueFormats::default()).expect("sound");
+            let mut column = rules.column(true);
+            let alone = column.append(text.as_bytes(), 0, text.len(), false);
+            let array = column.finish();
+            let alone = alone.map(|()| (!array.is_null(0)).then(|| printed(&array, 0)));
+            prop_assert_eq!(read(data_type, &text), alone, "{} {}", data_type, text);
+        }
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Found {
     pub quotes: u64,
     pub returns: u64,
     pub escapes: u64,
+    /// Any bit is set where any byte is not ASCII.
+    pub beyond_ascii: u64,
 }
 
 /// One set of instructions.
@@ -136,6 +138,7 @@ impl Masks for Portable {
             quotes: self.quote.map_or(0, |quote| Self::bits(block, quote)),
             returns: Self::bits(block, ONES * u64::from(b'\r')),
             escapes: self.escape.map_or(0, |escape| Self::bits(block, escape)),
+            beyond_ascii: block.iter().fold(0, |all, byte| all | u64::from(byte & 0x80)),
         }
     }
 
@@ -222,6 +225,7 @@ mod x86 {
                         Some(escape) => _mm512_cmpeq_epi8_mask(bytes, escape),
                         None => 0,
                     },
+                    beyond_ascii: _mm512_movepi8_mask(bytes),
                 }
             }
         }
@@ -307,6 +311,8 @@ mod x86 {
                 quotes: self.quote.map_or(0, |quote| equal(low, high, quote)),
                 returns: equal(low, high, self.carriage_return),
                 escapes: self.escape.map_or(0, |escape| equal(low, high, escape)),
+                // SAFETY: the level has `avx2`.
+                beyond_ascii: unsafe { _mm256_movemask_epi8(_mm256_or_si256(low, high)) as u64 },
             }
         }
 
