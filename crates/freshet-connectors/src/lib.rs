@@ -23,7 +23,7 @@ fn formats() -> Vec<Arc<dyn Format>> {
 /// All connectors of this build. A new one is one line here.
 pub fn registry() -> Registry {
     let mut connectors: Vec<Arc<dyn Connector>> =
-        vec![Arc::new(files::FilesConnector::new(formats()))];
+        vec![Arc::new(files::FilesConnector::new(formats())), Arc::new(postgres::PostgresConnector)];
     connectors.extend(formats().into_iter().map(|format| {
         Arc::new(FormatConnector(format)) as Arc<dyn Connector>
     }));
