@@ -216,7 +216,8 @@ impl JsonDecoder {
                 }
                 Err(wrong) => {
                     let mut skipper = Skipper::new(indent(self.indent, bytes, at));
-                    let end = skipper.feed(&bytes[at..]).map(|end| at + end);
+                    // A stray bracket has its end in front of itself, and is an element of its own.
+                    let end = skipper.feed(&bytes[at..]).map(|end| at + end.max(1));
                     let visible = bytes.len() - at;
                     if end.is_none() && !chunk.last && visible <= self.max_record_bytes {
                         break;

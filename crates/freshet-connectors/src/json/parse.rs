@@ -394,8 +394,8 @@ mod tests {
         #[test]
         fn accepts_exactly_what_serde_accepts(text in r#"\{("[ab\\n]{0,2}":([0-9.e-]{1,4}|"[a-z\\u0"]{0,5}"|true|null|\[1?,?2?\]|\{\}),?){0,2}\}"#) {
             let ours = object(text.as_bytes(), 0, |_, _, _| {}) == Ok(text.len());
-            let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&text)
-                .is_ok_and(|value| value.get().starts_with('{'));
+            let theirs = serde_json::from_str::<serde_json::Value>(&text)
+                .is_ok_and(|value| value.is_object());
             prop_assert_eq!(ours, theirs, "{}", text);
         }
 

@@ -3,7 +3,7 @@
 use arrow::util::pretty::pretty_format_batches;
 use bytes::Bytes;
 use freshet_core::contract::{Constraint, ContractModes};
-use freshet_core::format::{Chunk, Decoder, ReadSpec};
+use freshet_core::format::{Chunk, ReadSpec};
 use freshet_core::record::Decoded;
 use freshet_core::{ColumnType, ContractColumn, ContractMode};
 use proptest::prelude::*;
