@@ -28,7 +28,10 @@ pub fn ci() -> Result<()> {
         sh::run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     })?;
     step("docs build", || {
-        sh::run(cargo(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-Dwarnings"))
+        sh::run(
+            cargo(&["doc", "--workspace", "--no-deps", "--quiet"])
+                .env("RUSTDOCFLAGS", "-Dwarnings"),
+        )
     })?;
     test(&[])
 }

@@ -21,7 +21,9 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let folder = paths::root().join("fuzz");
     if !sh::succeeds(Command::new("cargo").args(["fuzz", "--version"])) {
-        bail!("cargo fuzz is not installed\nhint: cargo install cargo-fuzz, and a nightly toolchain");
+        bail!(
+            "cargo fuzz is not installed\nhint: cargo install cargo-fuzz, and a nightly toolchain"
+        );
     }
     let fuzz = |arguments: &[&str]| {
         let mut command = Command::new("cargo");

@@ -71,7 +71,7 @@ pub fn succeeds(command: &mut Command) -> bool {
 
 /// Whether this user may do everything.
 pub fn is_root() -> bool {
-    read(&mut Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+    read(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
 }
 
 /// Runs `step` under a heading and prints what it took.

@@ -82,7 +82,9 @@ fn crates_import_only_what_is_below_them() {
     for package in packages() {
         let name = package["name"].as_str().expect("a name").to_owned();
         let Some(allowed) = may_import.get(name.as_str()) else {
-            wrong.push(format!("crate {name} is not in the map: add it there and to ARCHITECTURE.md"));
+            wrong.push(format!(
+                "crate {name} is not in the map: add it there and to ARCHITECTURE.md"
+            ));
             continue;
         };
         let ours = |one: &String| may_import.contains_key(one.as_str());

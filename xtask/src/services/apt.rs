@@ -14,7 +14,10 @@ struct Need {
 }
 
 const NEEDS: [Need; 3] = [
-    Need { package: "build-essential", there: || sh::succeeds(Command::new("cc").arg("--version")) },
+    Need {
+        package: "build-essential",
+        there: || sh::succeeds(Command::new("cc").arg("--version")),
+    },
     Need { package: "postgresql", there: || super::postgres::programs().is_some() },
     Need {
         package: "python3-venv",
@@ -43,7 +46,9 @@ pub fn install_missing() -> Result<()> {
     arguments.extend(&missing);
     apt(&arguments)?;
     match NEEDS.iter().find(|need| !(need.there)()) {
-        Some(need) => bail!("package {} was installed, but what it brings is not there", need.package),
+        Some(need) => {
+            bail!("package {} was installed, but what it brings is not there", need.package)
+        }
         None => Ok(()),
     }
 }

@@ -40,7 +40,10 @@ impl Moto {
             return Ok(());
         }
         if listens(self.port) {
-            bail!("port {} is taken by another program\nhint: stop it, or set FRESHET_S3_PORT", self.port);
+            bail!(
+                "port {} is taken by another program\nhint: stop it, or set FRESHET_S3_PORT",
+                self.port
+            );
         }
         let log = File::create(self.folder.join("log"))?;
         let port = self.port.to_string();
@@ -55,14 +58,13 @@ impl Moto {
             .spawn()
             .context("could not start moto_server")?;
         fs::write(self.pid_file(), child.id().to_string())?;
-        sh::wait_until("the S3 server", Duration::from_secs(60), || listens(self.port)).with_context(
-            || format!("it says why in {}", self.folder.join("log").display()),
-        )
+        sh::wait_until("the S3 server", Duration::from_secs(60), || listens(self.port))
+            .with_context(|| format!("it says why in {}", self.folder.join("log").display()))
     }
 
     pub fn down(&self) -> Result<()> {
         if let Some(process) = self.process() {
-            sh::run_aside(&mut Command::new("kill").arg(process.to_string()))?;
+            sh::run_aside(Command::new("kill").arg(process.to_string()))?;
         }
         if self.pid_file().exists() {
             fs::remove_file(self.pid_file())?;
