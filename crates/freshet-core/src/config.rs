@@ -232,7 +232,7 @@ impl schemars::JsonSchema for Secret {
 
 /// The nearest of `names` to `wrong`, for "did you mean"; `None` where none is near.
 ///
-/// Near is a Damerau-free edit distance of at most a third of the name's length.
+/// Near is an edit distance of at most a third of the name's length.
 pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     names
         .into_iter()
@@ -242,18 +242,25 @@ pub fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
         .map(|(_, name)| name)
 }
 
-/// Levenshtein's distance in characters, ignoring ASCII case.
+/// Levenshtein's distance in characters, ignoring ASCII case; two neighbours that changed places
+/// count as one.
 fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().map(|c| c.to_ascii_lowercase()).collect();
+    let lower = |text: &str| text.chars().map(|c| c.to_ascii_lowercase()).collect::<Vec<char>>();
+    let (a, b) = (lower(a), lower(b));
+    let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().map(|c| c.to_ascii_lowercase()).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
+    for i in 0..a.len() {
+        let mut next = Vec::with_capacity(row.len());
+        next.push(i + 1);
+        for j in 0..b.len() {
+            let substitute = row[j] + usize::from(a[i] != b[j]);
+            let mut best = substitute.min(row[j + 1] + 1).min(next[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                best = best.min(before[j - 1] + 1);
+            }
+            next.push(best);
         }
+        before = std::mem::replace(&mut row, next);
     }
     row[b.len()]
 }
@@ -291,6 +298,7 @@ mod tests {
     #[test]
     fn nearest_name_is_offered_only_when_near() {
         assert_eq!(nearest("delimeter", ["delimiter", "header"]), Some("delimiter"));
+        assert_eq!(nearest("tabel", ["view", "table"]), Some("table"));
         assert_eq!(nearest("zzz", ["delimiter", "header"]), None);
     }
 }

@@ -86,6 +86,9 @@ impl CheckSettings {
             "enabled" => {
                 self.enabled = match render(reader, item, templates) {
                     Some(Json::Bool(enabled)) => Some(enabled),
+                    Some(Json::String(text)) if crate::yaml::boolean(&text).is_some() => {
+                        crate::yaml::boolean(&text)
+                    }
                     Some(_) => reader.read(item, key),
                     None => None,
                 }
@@ -309,6 +312,10 @@ fn read_one(
                 }
             }
         }
+    }
+    if let Some(Json::String(given)) = arguments.get("column_name") {
+        column = Some(given.clone());
+        arguments.shift_remove("column_name");
     }
     if !settings.is_enabled() {
         return None;

@@ -278,8 +278,9 @@ impl Settings<'_> {
     fn bool(&mut self, name: &str) -> Option<bool> {
         match self.value(name)? {
             Json::Bool(value) => Some(*value),
-            Json::String(text) if text.eq_ignore_ascii_case("true") => Some(true),
-            Json::String(text) if text.eq_ignore_ascii_case("false") => Some(false),
+            Json::String(text) if crate::yaml::boolean(text).is_some() => {
+                crate::yaml::boolean(text)
+            }
             _ => {
                 self.wrong(name, "true or false");
                 None

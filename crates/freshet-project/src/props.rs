@@ -1,6 +1,8 @@
 //! The shapes of the YAML files, as they are written. Lists and free forms are items of the
 //! document, so that each entry is read on its own and one wrong entry hides no other.
 
+#![allow(dead_code, reason = "some fields are there to be accepted and described, no more")]
+
 use freshet_core::config::{ByteSize, HumanDuration, Share};
 use freshet_core::contract::{ContractMode, ContractModes};
 use schemars::JsonSchema;
@@ -127,7 +129,6 @@ pub struct EnvironmentProps {
 /// A connection: the connector and its options. Secrets are given by reference, `${env:NAME}` or
 /// `${file:/path}`.
 #[derive(Debug, JsonSchema)]
-#[expect(dead_code, reason = "only the schema is made of it: options are free")]
 pub struct ConnectionProps {
     /// The connector, as `freshet connectors` lists it.
     pub connector: String,
@@ -586,7 +587,6 @@ pub struct CheckConfigProps {
 /// Settings of a model or seed, as they stand in `config:`, in `config()` and, with a `+`, in the
 /// project file.
 #[derive(Debug, JsonSchema)]
-#[expect(dead_code, reason = "only the schema is made of it: settings come from three places")]
 pub struct ConfigProps {
     /// How it is kept. Default: `view`.
     pub materialized: Option<Materialized>,

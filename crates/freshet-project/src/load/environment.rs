@@ -34,8 +34,6 @@ pub struct Settings {
     pub connections: Connections,
     /// Folders by kind.
     pub paths: Paths,
-    /// Where it says so.
-    pub location: Location,
     /// The project files' texts.
     pub texts: Vec<Text>,
     trees: Vec<(std::rc::Rc<Doc>, Option<Item>, Option<Item>)>,
@@ -102,7 +100,7 @@ impl Settings {
         if let Some(Some(doc)) = own_doc {
             builder.own(doc);
         }
-        Ok(builder.finish(texts, if own { "freshet.yml" } else { "dbt_project.yml" }))
+        Ok(builder.finish(texts))
     }
 
     /// The settings of models and of seeds by folder, the weakest first.
@@ -128,7 +126,7 @@ struct Builder<'a> {
     dir: &'a Path,
     options: &'a LoadOptions<'a>,
     findings: &'a Findings,
-    name: Option<(String, Location)>,
+    name: Option<String>,
     paths: Paths,
     vars: JsonMap,
     trees: Vec<(std::rc::Rc<Doc>, Option<Item>, Option<Item>)>,
@@ -158,7 +156,7 @@ impl Builder<'_> {
                     .hint("use letters, digits and `_`, with a letter first"),
             );
         }
-        self.name = Some((name.value, location));
+        self.name = Some(name.value);
     }
 
     fn set_vars(&mut self, doc: &Doc, vars: Option<Item>) {
@@ -281,7 +279,7 @@ impl Builder<'_> {
         Some((name, found))
     }
 
-    fn finish(mut self, texts: Vec<Text>, file: &str) -> Option<Settings> {
+    fn finish(mut self, texts: Vec<Text>) -> Option<Settings> {
         let (env_name, found) = self.choose()?;
         if let Some((doc, all)) = &self.environments {
             // The others are read too, so that `check` names their faults.
@@ -306,13 +304,10 @@ impl Builder<'_> {
         if let Some(doc) = &env_doc {
             self.set_vars(doc, props.vars);
         }
-        let (name, location) = match self.name.take() {
-            Some(name) => name,
-            None => {
-                let folder = self.dir.file_name().map(|name| name.to_string_lossy().into_owned());
-                (folder.unwrap_or_else(|| "project".into()), Location::file(file))
-            }
-        };
+        let name = self.name.take().unwrap_or_else(|| {
+            let folder = self.dir.file_name().map(|name| name.to_string_lossy().into_owned());
+            folder.unwrap_or_else(|| "project".into())
+        });
         // dbt's variables of one project stand below its name.
         if let Some(Json::Object(own)) = self.vars.get(&name).cloned() {
             self.vars.remove(&name);
@@ -379,7 +374,6 @@ impl Builder<'_> {
             environment,
             connections,
             paths: self.paths,
-            location,
             texts,
             trees: self.trees,
         })
@@ -423,21 +417,21 @@ impl Builder<'_> {
     ) {
         for (key, item) in doc.entries(item) {
             let mut options = JsonMap::new();
-            let mut complete = true;
+            let mut faults = Vec::new();
             for (option, value) in doc.entries(*item) {
                 let json = doc.to_json(*value, &mut |at, text| {
                     self.resolved(&doc.location(at), text, templates).map(Json::String)
                 });
                 match json {
                     Ok(json) => drop(options.insert(option.name.clone(), json)),
-                    Err(error) => {
-                        complete = false;
-                        connections.broken.borrow_mut().push((key.name.clone(), error));
-                    }
+                    Err(error) => faults.push(error),
                 }
             }
-            if !complete {
-                connections.usable.remove(&key.name);
+            // What an environment says of a connection replaces what the project says.
+            connections.usable.remove(&key.name);
+            connections.broken.borrow_mut().remove(&key.name);
+            if !faults.is_empty() {
+                connections.broken.borrow_mut().insert(key.name.clone(), faults);
                 continue;
             }
             match options.shift_remove("connector") {
@@ -463,7 +457,7 @@ impl Builder<'_> {
 #[derive(Debug, Default)]
 pub struct Connections {
     usable: BTreeMap<String, Connection>,
-    broken: RefCell<Vec<(String, Error)>>,
+    broken: RefCell<BTreeMap<String, Vec<Error>>>,
 }
 
 impl Connections {
@@ -472,19 +466,9 @@ impl Connections {
         if let Some(connection) = self.usable.get(name) {
             return Some(connection);
         }
-        let mut broken = self.broken.borrow_mut();
-        if broken.iter().any(|(known, _)| known == name) {
-            for (known, error) in std::mem::take(&mut *broken) {
-                if known == name {
-                    findings.error(error);
-                } else {
-                    broken.push((known, error));
-                }
-            }
-            // Known as broken, with its errors told once.
-            return None;
-        }
-        if findings.errors.borrow().iter().any(|error| error.code() == code::SECRET) {
+        if let Some(errors) = self.broken.borrow_mut().get_mut(name) {
+            // Each is told once, at the first use.
+            findings.errors(std::mem::take(errors));
             return None;
         }
         let error =

@@ -256,8 +256,8 @@ fn make_templates(
 
 /// The error of two things that have one name.
 fn duplicate(kind: &str, name: &str, first: &Location) -> Error {
-    Error::new(code::DUPLICATE, format!("there are two of {kind} \"{name}\""))
-        .hint(format!("the other one is at {first}; rename one of them"))
+    Error::new(code::DUPLICATE, format!("{kind} \"{name}\" is declared twice"))
+        .hint(format!("the other one is at {first}: rename or remove one"))
 }
 
 /// A text's name without folders and extension.

@@ -174,7 +174,9 @@ impl Loader<'_> {
         }
         let outside = config::merge(layers.clone());
         let mut captured = Captured::default();
-        let off = outside.get("enabled").is_some_and(|(value, _)| value == &Json::Bool(false));
+        let off = outside.get("enabled").is_some_and(|(value, _)| {
+            value.as_bool().or_else(|| value.as_str().and_then(crate::yaml::boolean)) == Some(false)
+        });
         if kind == NodeKind::Model && !off {
             captured = self.parse(&id, text, &file, plain(&outside));
         }
@@ -222,8 +224,8 @@ impl Loader<'_> {
         layers
     }
 
-    /// Renders a model to learn what it uses: as a first build, and once more as a later one where
-    /// that may differ.
+    /// Renders a model to learn what it uses: as a first build, and once more as a later one, or
+    /// without a batch, where that may differ.
     fn parse(&self, id: &ModelId, text: &Text, file: &str, config: JsonMap) -> Captured {
         let model = ModelScope {
             id: Some(id.clone()),
@@ -233,39 +235,46 @@ impl Loader<'_> {
             alias: id.to_string(),
             config,
         };
-        let run = |incremental: bool| {
+        let run = |incremental: bool, batch: bool| {
             let scope = Scope::new(
                 Arc::clone(&self.templates.shared),
-                Mode::Parse { incremental },
+                Mode::Parse { incremental, batch },
                 Some(model.clone()),
             );
             let rendered = self.templates.render(file, &text.text, &scope);
             rendered.map(|_| scope.captured())
         };
-        let Some(mut captured) = self.findings.keep(run(false)) else { return Captured::default() };
-        let may_differ = text.text.contains("is_incremental")
-            || captured.macros.iter().any(|name| {
-                self.templates
-                    .macros
-                    .get(name)
-                    .is_some_and(|info| info.text.contains("is_incremental"))
+        let Some(mut captured) = self.findings.keep(run(false, true)) else {
+            return Captured::default();
+        };
+        let mentions = |word: &str| {
+            let in_macros = captured.macros.iter().any(|name| {
+                self.templates.macros.get(name).is_some_and(|info| info.text.contains(word))
             });
-        if may_differ {
-            if let Some(later) = self.findings.keep(run(true)) {
-                for call in later.refs {
-                    if !captured.refs.contains(&call) {
-                        captured.refs.push(call);
-                    }
+            in_macros || text.text.contains(word)
+        };
+        let mut others = Vec::new();
+        if mentions("is_incremental") {
+            others.extend(self.findings.keep(run(true, true)));
+        }
+        if mentions("batch") {
+            // A template that cannot do without a batch fails here, as it may.
+            others.extend(run(false, false).ok());
+        }
+        for other in others {
+            for call in other.refs {
+                if !captured.refs.contains(&call) {
+                    captured.refs.push(call);
                 }
-                for call in later.sources {
-                    if !captured.sources.contains(&call) {
-                        captured.sources.push(call);
-                    }
-                }
-                captured.macros.extend(later.macros);
-                captured.vars.extend(later.vars);
-                captured.env_vars.extend(later.env_vars);
             }
+            for call in other.sources {
+                if !captured.sources.contains(&call) {
+                    captured.sources.push(call);
+                }
+            }
+            captured.macros.extend(other.macros);
+            captured.vars.extend(other.vars);
+            captured.env_vars.extend(other.env_vars);
         }
         captured
     }
@@ -288,7 +297,7 @@ impl Loader<'_> {
             };
             let scope = Scope::new(
                 Arc::clone(&self.templates.shared),
-                Mode::Parse { incremental: false },
+                Mode::Parse { incremental: false, batch: false },
                 Some(model),
             );
             let text = format!("{{{{ {macro_name}(config.get('{field}'), model) }}}}");
@@ -382,9 +391,9 @@ impl Loader<'_> {
         for check in &all {
             match names.get(&check.name) {
                 Some(first) => self.findings.error(
-                    duplicate("check", &check.name, first)
-                        .at(check.location.clone())
-                        .hint("remove one, or give it a `name:`"),
+                    duplicate("check", &check.name, first).at(check.location.clone()).hint(
+                        format!("the other one is at {first}: remove one, or give it a `name:`"),
+                    ),
                 ),
                 None => drop(names.insert(check.name.clone(), check.location.clone())),
             }
@@ -401,16 +410,16 @@ impl Loader<'_> {
         let kind = if draft.kind == NodeKind::Seed { "seeds" } else { "models" };
         let subject = Subject { target: &target, name, expression: &expression, column: None };
         let path = format!("{kind}.{name}");
+        let mut constraints = Vec::new();
         for list in [entry.props.tests, entry.props.data_tests].into_iter().flatten() {
             let path = format!("{path}.data_tests");
             all.extend(checks::read(&reader, list, &path, subject, self.templates));
         }
         if let Some(list) = entry.props.constraints {
             let path = format!("{path}.constraints");
-            all.extend(checks::read_constraints(&reader, list, &path, subject));
+            constraints.extend(checks::read_constraints(&reader, list, &path, subject));
         }
-        let Some(columns) = entry.props.columns else { return };
-        for item in reader.list(columns, &format!("{path}.columns")) {
+        for item in entry.props.columns.map_or(&[][..], |list| entry.doc.items(list)) {
             // Faults of the columns themselves are recorded where they are read as columns.
             let silent = Findings::default();
             let quiet = Reader::new(&entry.doc, &silent.errors);
@@ -423,7 +432,13 @@ impl Loader<'_> {
             }
             if let Some(list) = column.constraints {
                 let path = format!("{path}.constraints");
-                all.extend(checks::read_constraints(&reader, list, &path, subject));
+                constraints.extend(checks::read_constraints(&reader, list, &path, subject));
+            }
+        }
+        // A constraint may say again what a test or another constraint says.
+        for constraint in constraints {
+            if all.iter().all(|check| check.name != constraint.name) {
+                all.push(constraint);
             }
         }
     }
@@ -446,7 +461,7 @@ impl Loader<'_> {
             };
             let scope = Scope::new(
                 Arc::clone(&self.templates.shared),
-                Mode::Parse { incremental: false },
+                Mode::Parse { incremental: false, batch: false },
                 Some(model),
             );
             let rendered = self.templates.render(&file, &text.text, &scope);
@@ -512,7 +527,7 @@ impl Loader<'_> {
             };
             let scope = Scope::new(
                 Arc::clone(&self.templates.shared),
-                Mode::Parse { incremental: false },
+                Mode::Parse { incremental: false, batch: false },
                 Some(model),
             );
             if let Err(error) = self.templates.render("<check>", raw, &scope) {
@@ -637,6 +652,7 @@ impl Loader<'_> {
             let word = if draft.kind == NodeKind::Seed { "seeds" } else { "models" };
             let path = format!("{word}.{}.columns", draft.id);
             for item in entry.props.columns.map_or(&[][..], |list| reader.list(list, &path)) {
+                let path = entry.doc.entry_path(*item, &path);
                 let Some(props) = reader.read::<ColumnProps>(*item, &path) else { continue };
                 let mut data_type = None;
                 if let Some(text) = &props.data_type {

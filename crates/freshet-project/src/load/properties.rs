@@ -16,8 +16,6 @@ use crate::yaml::{Doc, Item, Reader};
 pub struct Entry<T> {
     /// The file.
     pub doc: Rc<Doc>,
-    /// Where in it.
-    pub item: Item,
     /// What it says.
     pub props: T,
 }
@@ -71,14 +69,10 @@ fn read_list<T: serde::de::DeserializeOwned>(
     entries: &mut Vec<Entry<T>>,
 ) {
     let Some(list) = list else { return };
-    for (index, item) in reader.list(list, path).iter().enumerate() {
-        let name = doc.get(*item, "name").and_then(|name| doc.scalar_text(name));
-        let path = match name {
-            Some(name) => format!("{path}.{name}"),
-            None => format!("{path}[{index}]"),
-        };
+    for item in reader.list(list, path) {
+        let path = doc.entry_path(*item, path);
         if let Some(props) = reader.read(*item, &path) {
-            entries.push(Entry { doc: Rc::clone(doc), item: *item, props });
+            entries.push(Entry { doc: Rc::clone(doc), props });
         }
     }
 }

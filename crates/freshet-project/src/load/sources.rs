@@ -79,7 +79,10 @@ impl Context<'_> {
             reader
                 .list(list, &path)
                 .iter()
-                .filter_map(|item| Some((*item, reader.read(*item, &path)?)))
+                .filter_map(|item| {
+                    let path = self.entry.doc.entry_path(*item, &path);
+                    Some((*item, reader.read(*item, &path)?))
+                })
                 .collect()
         })
     }
@@ -131,7 +134,7 @@ impl Context<'_> {
         let connector = match connector {
             Some(connector) => Some(connector.value.clone()),
             None if options.get("path").is_some() => Some(DEFAULT_CONNECTOR.to_owned()),
-            None if table.with.is_some() || source.with.is_some() => {
+            None if complete && (table.with.is_some() || source.with.is_some()) => {
                 self.findings.error(
                     Error::new(
                         code::CONFIG,
@@ -213,7 +216,9 @@ impl Context<'_> {
         config
             .and_then(|config| self.entry.doc.get(config, "enabled"))
             .and_then(|item| crate::config::render(&reader, item, self.templates))
-            .and_then(|value| value.as_bool())
+            .and_then(|value| {
+                value.as_bool().or_else(|| value.as_str().and_then(crate::yaml::boolean))
+            })
             .unwrap_or(true)
     }
 
@@ -297,6 +302,7 @@ impl Context<'_> {
         let path = format!("sources.{id}.columns");
         let mut columns: Vec<ContractColumn> = Vec::new();
         for item in reader.list(list, &path) {
+            let path = self.entry.doc.entry_path(*item, &path);
             let Some(props) = reader.read::<SourceColumnProps>(*item, &path) else { continue };
             let name = props.name.value.clone();
             if columns.iter().any(|column| column.name.eq_ignore_ascii_case(&name)) {
@@ -376,7 +382,7 @@ impl Context<'_> {
     fn constraints(&self, id: &SourceId, column: &mut ContractColumn, list: Item, path: &str) {
         let reader = self.reader();
         let doc = &self.entry.doc;
-        let path = format!("{path}.{}.constraints", column.name);
+        let path = format!("{path}.constraints");
         for item in reader.list(list, &path) {
             let props = match doc.value(*item) {
                 Value::Text(_) => reader.read(*item, &path).map(|kind| ConstraintProps {

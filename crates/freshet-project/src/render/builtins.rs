@@ -85,7 +85,10 @@ impl Kind {
             "exceptions" => Self::Exceptions,
             "doc" => Self::Doc,
             _ => {
-                return UNSUPPORTED.iter().find(|word| **word == name).map(|w| Self::Unsupported(w));
+                return UNSUPPORTED
+                    .iter()
+                    .find(|word| **word == name)
+                    .map(|w| Self::Unsupported(w));
             }
         })
     }
@@ -127,7 +130,7 @@ impl Object for Builtin {
                 }
                 Ok(Value::from(match &scope.mode {
                     Mode::Yaml => false,
-                    Mode::Parse { incremental } => *incremental,
+                    Mode::Parse { incremental, .. } => *incremental,
                     Mode::Render(mode) => mode.context.incremental,
                 }))
             }
@@ -402,8 +405,8 @@ pub(crate) fn settle_caller(
 /// Adds the functions that need no scope.
 pub(crate) fn register(env: &mut Environment<'static>) {
     env.add_function("__mutable", |value: Value| mutable(&value));
-    env.add_function("log", |_: Rest<Value>| "");
-    env.add_function("print", |_: Rest<Value>| "");
+    env.add_function("log", |_: Value, _: Kwargs| "");
+    env.add_function("print", |_: Value| "");
     env.add_function("tojson", |value: Value, _: Kwargs| to_json(&value));
     env.add_filter("tojson", |value: Value, _: Kwargs| to_json(&value));
     env.add_function("fromjson", |text: &str, default: Option<Value>| parse_json(text, default));

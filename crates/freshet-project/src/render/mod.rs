@@ -28,7 +28,7 @@ pub(crate) use scope::{Captured, Mode, ModelScope, Scope, Shared};
 pub(crate) use values::quoted;
 
 /// Instructions, and 64 bytes of text each, that one rendering may use.
-const FUEL: u64 = 20_000_000;
+const FUEL: u64 = 2_000_000;
 /// Macros that call each other, at most. Each level takes some of the thread's stack.
 const MAX_MACRO_DEPTH: usize = 24;
 
@@ -93,7 +93,8 @@ impl Templates {
             // Line numbers of the file, not of the block.
             let padding = info.location.line.saturating_sub(1) as usize;
             let mut text = "\n".repeat(padding);
-            text.push_str(&scan::mutable_sets(&info.text));
+            // Under another name, so that a call of the macro by itself goes through its proxy too.
+            text.push_str(&scan::mutable_sets(&scan::renamed(&info.text, INNER_PREFIX)));
             if let Err(error) = self.env.add_template_owned(macro_template(name), text) {
                 errors.push(self.error(&error, &info.location.file, &|| {
                     format!("could not read macro \"{name}\"")
@@ -220,6 +221,8 @@ impl Templates {
 }
 
 const MACRO_PREFIX: &str = "macro ";
+/// Stands before a macro's name in its own template.
+const INNER_PREFIX: &str = "__macro_";
 
 fn macro_template(name: &str) -> String {
     format!("{MACRO_PREFIX}{name}")
@@ -264,13 +267,24 @@ fn call_macro(
     let template = state.env().get_template(&macro_template(name))?;
     let mut captured = template.render_captured(Value::from_dyn_object(Arc::clone(&scope)))?;
     let (result, used) = captured.with_state_mut(|inner| {
-        let result = inner.call_macro(name, &args);
+        let result = inner.call_macro(&format!("{INNER_PREFIX}{name}"), &args);
         (result, inner.fuel_levels().map_or(0, |(used, _)| used))
     });
     state.consume_fuel(used)?;
     match result {
         Ok(text) => Ok(Value::from(text)),
-        Err(error) => scope.take_returned().ok_or(error),
+        Err(error) => match scope.take_returned() {
+            Some(value) => Ok(value),
+            // The engine does not say of what.
+            None if error.kind() == ErrorKind::TooManyArguments && error.name().is_none() => {
+                let why = error.detail().map(|why| format!(": {why}")).unwrap_or_default();
+                Err(scope::raise(Error::new(
+                    code::TEMPLATE,
+                    format!("macro \"{name}\" is called with arguments that it does not take{why}"),
+                )))
+            }
+            None => Err(error),
+        },
     }
 }
 

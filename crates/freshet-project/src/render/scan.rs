@@ -188,6 +188,16 @@ pub(crate) fn blocks(text: &str) -> Vec<Block> {
     blocks
 }
 
+/// A macro's block with `prefix` before the macro's name.
+pub(crate) fn renamed(block: &str, prefix: &str) -> String {
+    let Some(tag) = tags(block).into_iter().find(|tag| tag.word == "macro") else {
+        return block.to_owned();
+    };
+    let gap = tag.rest.len() - tag.rest.trim_start().len();
+    let name = tag.word_start + tag.word.len() + gap;
+    format!("{}{prefix}{}", &block[..name], &block[name..])
+}
+
 /// One-based line of a byte offset.
 pub(crate) fn line_at(text: &str, offset: usize) -> u32 {
     let before = &text.as_bytes()[..offset.min(text.len())];

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 use freshet_core::config::nearest;
 use freshet_core::error::code;
+use freshet_core::source::Interval;
 use freshet_core::{Error, ModelId};
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value};
 use minijinja::{ErrorKind, State};
@@ -51,6 +52,8 @@ pub(crate) enum Mode {
     Parse {
         /// What `is_incremental()` says.
         incremental: bool,
+        /// Whether there is a batch; its bounds are made up.
+        batch: bool,
     },
     /// The SQL itself.
     Render(Box<RenderMode>),
@@ -327,8 +330,14 @@ impl Scope {
     }
 
     fn batch_value(&self) -> Option<Json> {
-        let Mode::Render(mode) = &self.mode else { return None };
-        let batch = mode.context.batch?;
+        let batch = match &self.mode {
+            Mode::Render(mode) => mode.context.batch?,
+            Mode::Parse { batch: true, .. } => {
+                let epoch = chrono::DateTime::UNIX_EPOCH.naive_utc();
+                Interval { start: epoch, end: epoch }
+            }
+            Mode::Parse { batch: false, .. } | Mode::Yaml => return None,
+        };
         let mut map = JsonMap::new();
         map.insert("id".into(), batch.start.format("%Y%m%d%H").to_string().into());
         map.insert("event_time_start".into(), super::compile::timestamp(batch.start).into());
@@ -376,7 +385,7 @@ impl Object for Scope {
                     let kind = Kind::named(name)?;
                     Some((name, Value::from_object(Builtin { scope: Arc::clone(self), kind })))
                 });
-                Value::from_iter(items)
+                Value::from_pairs(items)
             }
             "this" => Value::from_object(self.this()?),
             "model" => self.model_value()?,

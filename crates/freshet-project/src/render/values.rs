@@ -204,7 +204,7 @@ impl Object for MutableList {
             "append" => {
                 arity::<1>(method, args)?;
                 refuse_cycle(Arc::as_ptr(self).addr(), &args[0], MAX_NESTING)?;
-                lock(&self.0).push(args[0].clone());
+                lock(&self.0).push(mutable(&args[0]));
             }
             "extend" => {
                 arity::<1>(method, args)?;
@@ -213,14 +213,14 @@ impl Object for MutableList {
                 for item in &items {
                     refuse_cycle(Arc::as_ptr(self).addr(), item, MAX_NESTING)?;
                 }
-                lock(&self.0).extend(items);
+                lock(&self.0).extend(items.iter().map(mutable));
             }
             "insert" => {
                 arity::<2>(method, args)?;
                 refuse_cycle(Arc::as_ptr(self).addr(), &args[1], MAX_NESTING)?;
                 let mut items = lock(&self.0);
                 let at = position(&args[0], items.len()).unwrap_or(0).min(items.len());
-                items.insert(at, args[1].clone());
+                items.insert(at, mutable(&args[1]));
             }
             "pop" => {
                 let mut items = lock(&self.0);
@@ -311,7 +311,7 @@ impl Object for MutableMap {
                     for key in source.try_iter()? {
                         let value = source.get_item(&key)?;
                         state.consume_fuel(1)?;
-                        set(key, value)?;
+                        set(key, mutable(&value))?;
                     }
                 }
             }
@@ -322,7 +322,7 @@ impl Object for MutableMap {
                 if let Some(value) = self.get_value(key) {
                     return Ok(value);
                 }
-                let value = args.get(1).cloned().unwrap_or_else(|| Value::from(()));
+                let value = args.get(1).map_or_else(|| Value::from(()), mutable);
                 set(key.clone(), value.clone())?;
                 return Ok(value);
             }

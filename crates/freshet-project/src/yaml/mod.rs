@@ -18,7 +18,9 @@ pub use read::{Located, Reader};
 /// Collections inside collections, at most.
 const MAX_DEPTH: usize = 48;
 /// Scalars and collections of one file, aliases expanded, at most.
-const MAX_NODES: usize = 2_000_000;
+const MAX_NODES: usize = 500_000;
+/// What aliases may repeat, at most.
+const MAX_REPEATED: usize = 50_000;
 
 /// A handle on one item of a [`Doc`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,9 +94,13 @@ impl Doc {
         budget.max_depth = MAX_DEPTH;
         budget.max_nodes = MAX_NODES;
         budget.max_events = 2 * MAX_NODES;
+        budget.max_recorded_anchor_events = MAX_REPEATED;
         let mut options = serde_saphyr::Options::default();
         options.budget = Some(budget);
         options.with_snippet = false;
+        options.alias_limits.max_total_replayed_events = MAX_REPEATED;
+        // A column may be called `n` or `off`: only `true` and `false` are booleans everywhere.
+        options.strict_booleans = true;
         let mut doc = Self { file: file.to_owned(), slots: Vec::new() };
         let blank = text.lines().all(|line| {
             matches!(line.trim_start().chars().next(), None | Some('#')) || line.trim() == "---"
@@ -195,6 +201,14 @@ impl Doc {
         })
     }
 
+    /// What an entry of a list is called in messages: `path` and its name or place.
+    pub fn entry_path(&self, item: Item, path: &str) -> String {
+        match self.get(item, "name").and_then(|name| self.scalar_text(name)) {
+            Some(name) => format!("{path}.{name}"),
+            None => path.to_owned(),
+        }
+    }
+
     /// The item as JSON, each text passed through `text`.
     pub fn to_json<E>(
         &self,
@@ -233,6 +247,15 @@ impl Doc {
     }
 }
 
+/// A boolean as YAML 1.1 writes it.
+pub fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => Some(true),
+        "false" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
 fn place<T>(spanned: &Spanned<T>) -> (u32, u32) {
     let location = spanned.referenced;
     (
@@ -250,13 +273,17 @@ fn syntax_error(file: &str, error: &serde_saphyr::Error) -> Error {
             column: u32::try_from(at.column()).unwrap_or(0),
         },
     );
-    let rendered = error.without_snippet().render();
+    let rendered = error
+        .without_snippet()
+        .render_with_formatter(&serde_saphyr::UserMessageFormatter::default());
     // The library's text ends with the place, which has a field of its own here.
     let mut message = rendered.lines().next().unwrap_or("not YAML").trim();
-    if let Some(at) = message.rfind(" at line ") {
+    if let Some(at) = message.find(" at line ") {
         message = message[..at].trim_end_matches([',', ':']);
     }
     let message = message.trim_start_matches("error: ").trim_end_matches('.');
+    let is_limit = matches!(error, serde_saphyr::Error::Budget { .. });
+    let message = if is_limit { "it is too large or too deeply nested" } else { message };
     Error::new(code::YAML, format!("could not read YAML file \"{file}\": {message}"))
         .at(location)
         .hint("check the indentation, the quotes and the colons around that line")

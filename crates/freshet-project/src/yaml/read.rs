@@ -1,12 +1,13 @@
 //! Typed structs from items of a document, with every fault recorded at its place.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 
+use freshet_core::Error;
 use freshet_core::config::nearest;
 use freshet_core::error::code;
-use freshet_core::{Error, Location};
 use serde::Deserialize;
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
@@ -75,12 +76,14 @@ pub struct Reader<'a> {
     /// The document.
     pub doc: &'a Doc,
     errors: &'a RefCell<Vec<Error>>,
+    /// Items found wrong by the reading under way.
+    skipped: RefCell<HashSet<Item>>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of `doc` that adds to `errors`.
     pub fn new(doc: &'a Doc, errors: &'a RefCell<Vec<Error>>) -> Self {
-        Self { doc, errors }
+        Self { doc, errors, skipped: RefCell::default() }
     }
 
     /// Records an error.
@@ -93,18 +96,47 @@ impl<'a> Reader<'a> {
         self.error(error.at(self.doc.location(item)));
     }
 
-    /// Reads `item`, which is called `path` in messages; `None` where it is wrong, which is
-    /// recorded then. Fields that `T` does not have are recorded and left out.
+    /// Reads `item`, which is called `path` in messages; `None` where nothing can be made of it.
+    /// What is wrong is recorded; so are fields that `T` does not have, which are left out.
+    ///
+    /// A wrong value that need not be there is taken for missing, so that one pass names all faults.
     pub fn read<T: de::DeserializeOwned>(&self, item: Item, path: &str) -> Option<T> {
-        let de = ItemDe { reader: self, item, path: Path::Root(path) };
-        match T::deserialize(de) {
-            Ok(value) => Some(value),
-            Err(fault) => {
-                let at = fault.place.map_or_else(|| self.doc.location(item), |(at, _)| at);
-                self.error(fault.error.at(at));
-                None
+        self.skipped.borrow_mut().clear();
+        let start = self.errors.borrow().len();
+        let mut faults = Vec::new();
+        loop {
+            let de = ItemDe { reader: self, item, path: Path::Root(path) };
+            let result = T::deserialize(de);
+            let fault = match result {
+                Ok(value) => {
+                    self.errors.borrow_mut().append(&mut faults);
+                    return Some(value);
+                }
+                Err(fault) => fault,
+            };
+            let place = fault.place.unwrap_or(item);
+            let is_new = self.skipped.borrow_mut().insert(place);
+            // A field that is missing because its value was wrong has been told already.
+            let is_told = fault.is_missing && self.has_skipped_child(place);
+            if !is_told {
+                faults.push(fault.error.at(self.doc.location(place)));
             }
+            if place == item || !is_new {
+                self.errors.borrow_mut().append(&mut faults);
+                return None;
+            }
+            self.errors.borrow_mut().truncate(start);
         }
+    }
+
+    fn has_skipped_child(&self, item: Item) -> bool {
+        let skipped = self.skipped.borrow();
+        self.doc.entries(item).iter().any(|(_, value)| skipped.contains(value))
+            || self.doc.items(item).iter().any(|value| skipped.contains(value))
+    }
+
+    fn is_skipped(&self, item: Item) -> bool {
+        self.skipped.borrow().contains(&item)
     }
 
     /// The items of a list; where `item` is something else that is recorded.
@@ -165,10 +197,17 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// An error with its place, as serde carries it.
+/// An error with the item that it is about, as serde carries it.
 struct Fault {
     error: Error,
-    place: Option<(Location, String)>,
+    place: Option<Item>,
+    is_missing: bool,
+}
+
+impl Fault {
+    fn new(error: Error) -> Self {
+        Self { error, place: None, is_missing: false }
+    }
 }
 
 impl fmt::Debug for Fault {
@@ -187,11 +226,12 @@ impl std::error::Error for Fault {}
 
 impl de::Error for Fault {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { error: Error::new(code::YAML, message.to_string()), place: None }
+        Self::new(Error::new(code::YAML, message.to_string()))
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::custom(format!("field \"{field}\" is missing"))
+        let error = Error::new(code::YAML, format!("field \"{field}\" is missing"));
+        Self { is_missing: true, ..Self::new(error) }
     }
 }
 
@@ -212,14 +252,14 @@ impl<'r, 'p> ItemDe<'r, 'p> {
             if fault.place.is_none() {
                 let path = self.path.to_string();
                 if !path.is_empty() {
-                    let message = format!("{} in {path}", fault.error.message());
+                    let message = format!("{path}: {}", fault.error.message());
                     let hint = fault.error.hint_text().map(str::to_owned);
                     fault.error = Error::new(fault.error.code(), message);
                     if let Some(hint) = hint {
                         fault.error = fault.error.hint(hint);
                     }
                 }
-                fault.place = Some((self.reader.doc.location(self.item), path));
+                fault.place = Some(self.item);
             }
             fault
         })
@@ -236,7 +276,7 @@ impl<'r, 'p> ItemDe<'r, 'p> {
         if expected == "text" && self.reader.doc.scalar_text(self.item).is_some() {
             error = error.hint("put it in quotes");
         }
-        self.at(Err(Fault { error, place: None }))
+        self.at(Err(Fault::new(error)))
     }
 }
 
@@ -260,6 +300,10 @@ impl<'de, 'r: 'de> Deserializer<'de> for ItemDe<'r, '_> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.value() {
             Value::Bool(value) => self.at(visitor.visit_bool(*value)),
+            Value::Text(text) => match super::boolean(text) {
+                Some(value) => self.at(visitor.visit_bool(value)),
+                None => self.wrong("true or false"),
+            },
             _ => self.wrong("true or false"),
         }
     }
@@ -391,7 +435,7 @@ impl<'de, 'r: 'de> Deserializer<'de> for ItemDe<'r, '_> {
             if let Some(near) = nearest(text, variants.iter().copied()) {
                 error = error.hint(format!("did you mean \"{near}\"?"));
             }
-            return self.at(Err(Fault { error, place: None }));
+            return self.at(Err(Fault::new(error)));
         }
         self.at(visitor.visit_enum(UnitVariant(text)))
     }
@@ -485,7 +529,8 @@ impl<'de, 'r: 'de> SeqAccess<'de> for Items<'r, '_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Fault> {
-        let Some((index, item)) = self.items.next() else { return Ok(None) };
+        let next = self.items.by_ref().find(|(_, item)| !self.de.reader.is_skipped(**item));
+        let Some((index, item)) = next else { return Ok(None) };
         let parent = self.de.path;
         let path = Path::Index(&parent, index);
         seed.deserialize(ItemDe { reader: self.de.reader, item: *item, path }).map(Some)
@@ -520,6 +565,9 @@ impl<'de, 'r: 'de> MapAccess<'de> for Entries<'r, '_> {
                 if matches!(self.de.reader.doc.value(*item), Value::Null) {
                     continue;
                 }
+            }
+            if self.de.reader.is_skipped(*item) {
+                continue;
             }
             self.pending = Some((key, *item));
             let name = de::value::BorrowedStrDeserializer::<Fault>::new(&key.name);
