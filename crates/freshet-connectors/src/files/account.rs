@@ -190,6 +190,11 @@ impl SplitBooks {
         self.parts_left.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
+    /// Keeps what a part came to that is not read on, as a sample.
+    pub fn abandon(&self, number: usize, part: Part) {
+        self.inner.lock().parts.insert(number, part);
+    }
+
     /// Whether any record was bad.
     pub fn has_rejects(&self) -> bool {
         self.inner.lock().parts.values().any(|part| !part.rejects.is_empty())

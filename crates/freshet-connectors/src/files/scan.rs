@@ -356,7 +356,10 @@ impl Worker {
                         self.stop(file, error);
                     }
                 }
-                Err(error) => self.stop(file, error),
+                Err(error) => {
+                    self.shared.books[file].abandon(active.unit.part, active.part);
+                    self.stop(file, error);
+                }
             }
         }
     }

@@ -157,7 +157,12 @@ impl JsonDecoder {
             Err(Refusal::new(Rule::Encoding, "the record is not UTF-8"))
         } else {
             let start = blanks(line, 0);
-            match self.scan(line, start) {
+            let scanned = if line[start] == b'{' {
+                self.scan(line, start)
+            } else {
+                Err(Wrong::Syntax("an object was expected"))
+            };
+            match scanned {
                 Ok(end) if blanks(line, end) == line.len() => self.take(line),
                 Ok(_) => {
                     Err(Refusal::new(Rule::Syntax, "something follows the object on its line"))

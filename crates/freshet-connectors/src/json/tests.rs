@@ -98,17 +98,11 @@ not json
 #[test]
 fn lines_become_rows_or_dead_letters_with_their_reason() {
     let result = decode(Shape::Lines, &contract(), LINES.as_bytes(), LINES.len(), true);
-    let expected = r#"12=4 [0, 52, 322, 417]
-131:4 syntax -: the object is not closed | {"id":3
-139:5 syntax -: a value was expected | not json"#;
     let lines: Vec<&str> = result.lines().collect();
-    assert_eq!(
-        lines[0].split(' ').next(),
-        expected.lines().next().unwrap().split(' ').next(),
-        "{result}"
-    );
+    assert_eq!(lines[0], "13=4 [0, 52, 316, 461]", "{result}");
     for (rule, what) in [
-        ("syntax", "the object is not closed"),
+        ("131:4 syntax", "the object is not closed"),
+        ("139:5 syntax", "an object was expected"),
         ("not_null id", "required value is missing"),
         ("quote", "a string is not closed"),
         ("type amount", "\"12.345\" is not a decimal(10,2)"),
@@ -150,7 +144,7 @@ fn a_broken_element_costs_no_other() {
     assert!(result.starts_with("5=3 "), "{result}");
     let minified = "[{\"id\":1},{\"id\":x},7,{\"id\":2}]";
     let result = decode(Shape::Elements, &contract(), minified.as_bytes(), 5, true);
-    assert!(result.starts_with("4=2 [1, 22]"), "{result}");
+    assert!(result.starts_with("4=2 [1, 21]"), "{result}");
 }
 
 #[test]

@@ -1,0 +1,9 @@
+//! What every format and every place must do alike: each kind of damage, wherever it stands and
+//! however the bytes come, costs exactly the records that it is in.
+#![allow(clippy::unwrap_used)]
+
+mod corrections;
+mod damage;
+mod listing;
+mod places;
+mod support;
