@@ -1,6 +1,7 @@
 //! Chunks to batches: index a window, find its records, read its columns, drop the bad rows.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
@@ -18,8 +19,15 @@ use super::rows::Rows;
 use super::split::{self, Surroundings};
 use crate::values::{Column, Fault, Fields, Rules};
 
-/// Bytes that are indexed and read at a time: with the index they stay in the second-level cache.
-const WINDOW: usize = 64 << 10;
+/// Bytes that are indexed and read at a time: with the index they stay in the caches near the core
+/// (all columns of the example `csv_bench`: 830 MB/s, 610 with 64 KiB, 1 core).
+const WINDOW: usize = 32 << 10;
+
+/// Wide records take larger windows, so that each column still has some rows to read in a go.
+const WINDOW_PER_COLUMN: usize = 1 << 10;
+
+/// No window is larger than this, unless a record is.
+const LARGEST_WINDOW: usize = 512 << 10;
 
 /// Bytes of a chunk that are decoded at a time, so that places in them fit 32 bits.
 const PIECE: usize = 1 << 30;
@@ -84,42 +92,48 @@ struct Piece<'a> {
 
 impl CsvDecoder {
     pub fn new(layout: Arc<CsvLayout>, schema: &SchemaRef, spec: &ReadSpec) -> Result<Self> {
-        let mut wanted = Vec::with_capacity(spec.projection.len());
+        let place_of: HashMap<&str, usize> = layout
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(place, bound)| (bound.rules.name(), place))
+            .collect();
+        let mut wanted = vec![false; layout.columns.len()];
         let mut fields = Vec::with_capacity(spec.projection.len());
         for &column in &spec.projection {
             let field = schema.fields().get(column).ok_or_else(|| {
-                Error::internal(format!(
-                    "column {column} was asked for of {}",
-                    schema.fields().len()
-                ))
+                let columns = schema.fields().len();
+                Error::internal(format!("column {column} was asked for of {columns}"))
             })?;
+            if let Some(place) = place_of.get(field.name().as_str()) {
+                wanted[*place] = true;
+            }
             fields.push(Arc::clone(field));
-            wanted.push(layout.column(field.name()).and_then(|bound| Some((bound.field?, bound))));
         }
         let mut readings: Vec<Reading> = Vec::new();
-        for bound in layout.columns.iter().chain(&layout.new_columns) {
-            let Some(field) = bound.field else { continue };
-            let same = |other: &Bound| Arc::ptr_eq(&other.rules, &bound.rules);
-            let kept = wanted.iter().flatten().any(|(_, wanted)| same(wanted));
-            if kept || !bound.rules.accept_all() {
-                let column = bound.rules.column(kept);
-                readings.push(Reading { column, rules: Arc::clone(&bound.rules), field, kept });
+        let mut reading_of = vec![None; layout.columns.len()];
+        for (place, Bound { rules, field }) in layout.columns.iter().enumerate() {
+            let Some(field) = *field else { continue };
+            let kept = wanted[place];
+            if kept || !rules.accept_all() {
+                reading_of[place] = Some(readings.len());
+                let column = rules.column(kept);
+                readings.push(Reading { column, rules: Arc::clone(rules), field, kept });
             }
         }
-        let outputs = wanted
+        let outputs = fields
             .iter()
-            .zip(&fields)
-            .map(|(bound, field)| {
-                let reading = bound.and_then(|(_, bound)| {
-                    readings.iter().position(|reading| Arc::ptr_eq(&reading.rules, &bound.rules))
-                });
+            .map(|field| {
+                let place = place_of.get(field.name().as_str());
+                let reading = place.and_then(|place| reading_of[*place]);
                 reading.map_or_else(|| Output::Null(field.data_type().clone()), Output::Reading)
             })
             .collect();
+        let window = WINDOW.max(layout.width.saturating_mul(WINDOW_PER_COLUMN)).min(LARGEST_WINDOW);
         Ok(Self {
             layout,
             level: Level::best(),
-            window: WINDOW,
+            window,
             limit: spec.max_record_bytes.min(LARGEST_RECORD),
             batch_rows: spec.batch_rows.clamp(1, 1 << 24),
             want_offsets: spec.offsets,

@@ -1,6 +1,6 @@
 //! A file's header mapped onto the contract.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -33,10 +33,9 @@ pub(super) struct CsvLayout {
     pub dialect: Dialect,
     /// Fields of each record.
     pub width: usize,
-    /// The contract's columns, in its order.
+    /// The contract's columns in its order, then those that it does not declare and the schema
+    /// has.
     pub columns: Vec<Bound>,
-    /// Columns that the contract does not declare and the schema has: name, rules, field.
-    pub new_columns: Vec<Bound>,
     /// Why every record of the file is rejected, if it is: rule, column, message.
     pub condemned: Option<(Rule, String, String)>,
     pub bad_values: ContractMode,
@@ -128,7 +127,8 @@ impl CsvLayout {
                 .hint("mend the file, or set the contract's missing_columns to evolve"));
         }
 
-        let mut new_columns = Vec::new();
+        let mut names: HashSet<String> =
+            contract.columns.iter().map(|column| column.name.clone()).collect();
         for (field, name) in header.names.iter().enumerate() {
             if taken[field] {
                 continue;
@@ -156,16 +156,17 @@ impl CsvLayout {
                 }
             }
             let mut unique = name.clone();
-            while fields.iter().any(|field| *field.name() == unique) {
+            while !names.insert(unique.clone()) {
                 unique.push('_');
             }
             let column = ContractColumn::new(unique, ColumnType::Text);
             fields.push(Field::new(&column.name, DataType::Utf8View, true));
             let rules = Arc::new(Rules::compile(&column, &formats)?);
-            new_columns.push(Bound { rules, field: Some(field) });
+            columns.push(Bound { rules, field: Some(field) });
         }
 
-        let order: Vec<usize> = columns.iter().filter_map(|column| column.field).collect();
+        let order: Vec<usize> =
+            columns.iter().take(contract.columns.len()).filter_map(|column| column.field).collect();
         if !order.is_sorted() {
             changes.push(SchemaChange::Reordered);
         }
@@ -173,7 +174,6 @@ impl CsvLayout {
             dialect: format.dialect,
             width,
             columns,
-            new_columns,
             condemned,
             bad_values: modes.bad_values,
             schema: Arc::new(Schema::new(fields)),
@@ -207,13 +207,6 @@ impl TextLayout for SharedLayout {
 
     fn decoder(&self, schema: &SchemaRef, spec: &ReadSpec) -> Result<Box<dyn Decoder>> {
         Ok(Box::new(CsvDecoder::new(Arc::clone(&self.0), schema, spec)?))
-    }
-}
-
-impl CsvLayout {
-    /// The bound column that gives the schema's column `name`.
-    pub fn column(&self, name: &str) -> Option<&Bound> {
-        self.columns.iter().chain(&self.new_columns).find(|bound| bound.rules.name() == name)
     }
 }
 
