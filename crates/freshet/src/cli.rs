@@ -487,8 +487,15 @@ pub struct InternalArgs {
 /// `freshet internal …`
 #[derive(Debug, Clone, Subcommand)]
 pub enum InternalCommand {
-    /// Prints the reference of the command line as Markdown
-    Docs,
+    /// Prints the reference of the command line as Markdown, or writes all generated pages
+    Docs {
+        /// The folder `docs`: write the generated pages there
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Write nothing; fail where a page is stale
+        #[arg(long, requires = "out")]
+        check: bool,
+    },
 }
 
 fn parse_var(text: &str) -> Result<(String, serde_json::Value), String> {

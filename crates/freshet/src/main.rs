@@ -6,6 +6,7 @@
 mod app;
 mod cli;
 mod commands;
+mod demo;
 mod errors;
 mod exit;
 mod format;
@@ -16,6 +17,7 @@ mod logging;
 mod output;
 mod progress;
 mod prompt;
+mod reference;
 mod report;
 mod statements;
 mod table;
@@ -128,7 +130,7 @@ fn dispatch(cli: &Cli, dir: &Path, ui: &Ui) -> CommandResult {
         Command::Generate(args) => commands::generate::run(args, ui),
         Command::Lake(args) => commands::lake::run(args, &place, ui),
         Command::Clean(args) => commands::clean::run(args, &place, ui),
-        Command::Internal(_) => commands::docs::run(),
+        Command::Internal(args) => commands::docs::run(&args.command),
     }
 }
 

@@ -4,18 +4,25 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use clap::{Arg, Command, CommandFactory};
+use freshet_core::error::{Error, code};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, InternalCommand};
 use crate::exit::{CommandResult, Outcome};
 
-/// Prints the reference.
-pub fn run() -> CommandResult {
-    std::io::stdout().lock().write_all(reference().as_bytes())?;
+/// Prints the reference of the command line, or writes or checks all generated pages.
+pub fn run(command: &InternalCommand) -> CommandResult {
+    let InternalCommand::Docs { out, check } = command;
+    let Some(docs) = out else {
+        std::io::stdout().lock().write_all(reference().as_bytes())?;
+        return Ok(Outcome::Done);
+    };
+    let result = if *check { crate::reference::check(docs) } else { crate::reference::write(docs) };
+    result.map_err(|error| Error::new(code::IO, format!("{error:#}")))?;
     Ok(Outcome::Done)
 }
 
-/// The whole reference.
-fn reference() -> String {
+/// The whole reference of the command line.
+pub fn reference() -> String {
     let mut root = Cli::command();
     root.build();
     let mut out = String::from("# The command line\n\n");

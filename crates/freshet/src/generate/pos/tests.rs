@@ -8,6 +8,31 @@ use serde_json::Value;
 
 use super::*;
 
+impl PosOptions {
+    /// The defaults of the command line, into `out`.
+    fn new(out: impl Into<PathBuf>) -> Self {
+        Self {
+            stores: 500,
+            days: 31,
+            rows: 20_000_000,
+            dirty: 0.005,
+            kinds: Vec::new(),
+            seed: 7,
+            start: NaiveDate::from_ymd_opt(2026, 10, 1).expect("October has a first"),
+            late_rows: 0.01,
+            duplicates: 0.002,
+            no_duplicates: false,
+            no_header_change: false,
+            no_empty_file: false,
+            no_late_file: false,
+            no_missing_file: false,
+            clean_files: false,
+            threads: None,
+            out: out.into(),
+        }
+    }
+}
+
 fn small(out: &Path) -> PosOptions {
     PosOptions {
         stores: 5,
