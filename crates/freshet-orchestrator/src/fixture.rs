@@ -43,6 +43,7 @@ pub(crate) fn project(state_dir: &Path, nodes: &[(&str, &[&str])]) -> Project {
         checks: Vec::new(),
         unit_tests: Vec::new(),
         sql_macros: Vec::new(),
+        demo_data: None,
         warnings: Vec::new(),
         templates: Arc::new(Templates::default()),
     }

@@ -115,15 +115,15 @@ impl ConfigTree {
     pub fn apply(&self, project: &str, fqn: &[&str], layers: &mut Vec<Layer>) {
         layers.push(self.settings.clone());
         // The project's own name is a level of dbt's trees; the folders may also stand without it.
-        if let Some((tree, _)) = self.folders.get(project) {
-            if fqn.first() != Some(&project) {
-                tree.apply("", fqn, layers);
-            }
+        if let Some((tree, _)) = self.folders.get(project)
+            && fqn.first() != Some(&project)
+        {
+            tree.apply("", fqn, layers);
         }
-        if let Some((first, rest)) = fqn.split_first() {
-            if let Some((tree, _)) = self.folders.get(*first) {
-                tree.apply("", rest, layers);
-            }
+        if let Some((first, rest)) = fqn.split_first()
+            && let Some((tree, _)) = self.folders.get(*first)
+        {
+            tree.apply("", rest, layers);
         }
     }
 
@@ -365,17 +365,18 @@ pub fn build(
         NodeKind::Seed => format!("seed \"{name}\""),
     };
     for name in dbt::UNSUPPORTED_CONFIG {
-        if let Some((value, location)) = layer.get(*name) {
-            if !value.is_null() && value != &Json::Array(Vec::new()) {
-                errors.push(
-                    Error::new(
-                        code::CONFIG,
-                        format!("setting \"{name}\" of {what} is not there in Freshet"),
-                    )
-                    .at(location.clone())
-                    .hint("leave it out: without it the result would be another"),
-                );
-            }
+        if let Some((value, location)) = layer.get(*name)
+            && !value.is_null()
+            && value != &Json::Array(Vec::new())
+        {
+            errors.push(
+                Error::new(
+                    code::CONFIG,
+                    format!("setting \"{name}\" of {what} is not there in Freshet"),
+                )
+                .at(location.clone())
+                .hint("leave it out: without it the result would be another"),
+            );
         }
     }
     let mut settings = Settings { layer, what: &what, errors };

@@ -31,10 +31,23 @@ pub struct Project {
     pub unit_tests: Vec<UnitTest>,
     /// SQL functions declared once and usable in every model: `create function`-like macros.
     pub sql_macros: Vec<SqlMacro>,
+    /// Data that the project makes for itself where there is none: examples do.
+    pub demo_data: Option<DemoData>,
     /// Things that a user should know and that stop nothing, each with its place.
     pub warnings: Vec<String>,
     /// Compiled macros and what templates may refer to.
     pub templates: Arc<crate::render::Templates>,
+}
+
+/// Data that a project makes for itself, so that it runs as it lies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DemoData {
+    /// The generator, as `freshet generate` has it.
+    pub generator: String,
+    /// The folder that it fills when it is missing; absolute.
+    pub into: PathBuf,
+    /// The generator's options.
+    pub options: serde_json::Map<String, serde_json::Value>,
 }
 
 /// One environment of `freshet.yml`, defaults applied, secrets resolved.

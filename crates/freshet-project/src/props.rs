@@ -37,6 +37,8 @@ pub struct ProjectFile {
     /// Variables for `var()`.
     #[schemars(with = "Option<JsonMap>")]
     pub vars: Option<Item>,
+    /// Data that the project makes for itself where there is none, so that it runs as it lies.
+    pub demo_data: Option<DemoDataProps>,
     /// Settings of models by folder, as in `dbt_project.yml`: `+materialized: table`.
     #[schemars(with = "Option<JsonMap>")]
     pub models: Option<Item>,
@@ -58,6 +60,20 @@ pub struct ProjectFile {
     /// Folders of sources. Default: `[sources]`.
     #[serde(rename = "source-paths")]
     pub source_paths: Option<Vec<String>>,
+}
+
+/// Data that a project makes for itself.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DemoDataProps {
+    /// The generator: `pos`.
+    pub generator: String,
+    /// The folder that it fills when it is missing.
+    #[schemars(with = "String")]
+    pub into: Located<String>,
+    /// The generator's options, as `freshet generate` has them.
+    #[schemars(with = "Option<JsonMap>")]
+    pub options: Option<Item>,
 }
 
 /// `dbt_project.yml`, as far as it has an effect.

@@ -14,6 +14,7 @@ pub fn schemas() -> Vec<(&'static str, Schema)> {
         ("freshet.yml", of::<props::ProjectFile>()),
         ("dbt_project.yml", of::<props::DbtProjectFile>()),
         ("environment", of::<props::EnvironmentProps>()),
+        ("demo data", of::<props::DemoDataProps>()),
         ("connection", of::<props::ConnectionProps>()),
         ("properties", of::<props::PropertiesFile>()),
         ("source", of::<props::SourceProps>()),

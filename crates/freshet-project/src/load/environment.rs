@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use freshet_core::config::{ByteSize, nearest};
 use freshet_core::error::code;
@@ -12,14 +13,21 @@ use serde_json::Value as Json;
 use super::files::{Paths, Text, read_text};
 use super::{Findings, LoadOptions, secrets};
 use crate::config::ConfigTree;
-use crate::model::{Connection, Environment};
-use crate::props::{DbtProjectFile, EnvironmentProps, ProjectFile};
+use crate::model::{Connection, DemoData, Environment};
+use crate::props::{DbtProjectFile, DemoDataProps, EnvironmentProps, ProjectFile};
 use crate::render::{Shared, Templates, literal_calls};
 use crate::yaml::{Doc, Item, Located, Reader, Value};
 
 type JsonMap = serde_json::Map<String, Json>;
 
 const DEFAULT_MEMORY: ByteSize = ByteSize::mib(1024);
+
+/// A project file, and its settings of models and of seeds.
+type Trees = (Rc<Doc>, Option<Item>, Option<Item>);
+/// A mapping of a project file.
+type Place = (Rc<Doc>, Item);
+/// A list of folders, where it is given, and where it goes.
+type PathList = (Option<Vec<String>>, fn(&mut Paths) -> &mut Vec<String>);
 
 /// What the project file says.
 #[derive(Debug)]
@@ -34,9 +42,11 @@ pub struct Settings {
     pub connections: Connections,
     /// Folders by kind.
     pub paths: Paths,
+    /// Data that the project makes for itself.
+    pub demo_data: Option<DemoData>,
     /// The project files' texts.
     pub texts: Vec<Text>,
-    trees: Vec<(std::rc::Rc<Doc>, Option<Item>, Option<Item>)>,
+    trees: Vec<Trees>,
 }
 
 impl Settings {
@@ -93,6 +103,7 @@ impl Settings {
             connections: Vec::new(),
             environments: None,
             default: None,
+            demo_data: None,
         };
         if let Some(Some(doc)) = dbt_doc {
             builder.dbt(doc);
@@ -109,7 +120,7 @@ impl Settings {
         templates: &Templates,
         findings: &Findings,
     ) -> (Vec<ConfigTree>, Vec<ConfigTree>) {
-        let read = |pick: fn(&(std::rc::Rc<Doc>, Option<Item>, Option<Item>)) -> Option<Item>| {
+        let read = |pick: fn(&Trees) -> Option<Item>| {
             self.trees
                 .iter()
                 .filter_map(|tree| {
@@ -129,14 +140,15 @@ struct Builder<'a> {
     name: Option<String>,
     paths: Paths,
     vars: JsonMap,
-    trees: Vec<(std::rc::Rc<Doc>, Option<Item>, Option<Item>)>,
-    connections: Vec<(std::rc::Rc<Doc>, Item)>,
-    environments: Option<(std::rc::Rc<Doc>, Item)>,
+    trees: Vec<Trees>,
+    connections: Vec<Place>,
+    environments: Option<Place>,
     default: Option<(String, Location)>,
+    demo_data: Option<DemoData>,
 }
 
 impl Builder<'_> {
-    fn set_paths(&mut self, lists: [(Option<Vec<String>>, fn(&mut Paths) -> &mut Vec<String>); 5]) {
+    fn set_paths(&mut self, lists: [PathList; 5]) {
         for (list, pick) in lists {
             if let Some(list) = list {
                 *pick(&mut self.paths) = list;
@@ -171,7 +183,7 @@ impl Builder<'_> {
     }
 
     fn dbt(&mut self, doc: Doc) {
-        let doc = std::rc::Rc::new(doc);
+        let doc = Rc::new(doc);
         let reader = Reader::new(&doc, &self.findings.errors);
         let Some(file) = reader.read::<DbtProjectFile>(doc.root(), "") else { return };
         self.set_name(file.name, &doc);
@@ -184,20 +196,20 @@ impl Builder<'_> {
             (None, |paths| &mut paths.sources),
         ]);
         for hook in ["on-run-start", "on-run-end"] {
-            if let Some(item) = doc.get(doc.root(), hook) {
-                if !matches!(doc.value(item), Value::Null) {
-                    self.findings.warn(
-                        &doc.location(item),
-                        &format!("`{hook}` is not there in Freshet and is left out"),
-                    );
-                }
+            if let Some(item) = doc.get(doc.root(), hook)
+                && !matches!(doc.value(item), Value::Null)
+            {
+                self.findings.warn(
+                    &doc.location(item),
+                    &format!("`{hook}` is not there in Freshet and is left out"),
+                );
             }
         }
         self.trees.push((doc, file.models, file.seeds));
     }
 
     fn own(&mut self, doc: Doc) {
-        let doc = std::rc::Rc::new(doc);
+        let doc = Rc::new(doc);
         let reader = Reader::new(&doc, &self.findings.errors);
         let Some(file) = reader.read::<ProjectFile>(doc.root(), "") else { return };
         self.set_name(file.name, &doc);
@@ -209,30 +221,60 @@ impl Builder<'_> {
             (file.test_paths, |paths| &mut paths.tests),
             (file.source_paths, |paths| &mut paths.sources),
         ]);
+        self.demo_data = file.demo_data.and_then(|props| self.demo_data(&doc, props));
         if let Some(default) = file.default_environment {
             let location = doc.location(default.item);
             self.default = Some((default.value, location));
         }
         if let Some(connections) = file.connections {
-            self.connections.push((std::rc::Rc::clone(&doc), connections));
+            self.connections.push((Rc::clone(&doc), connections));
         }
         if let Some(environments) = file.environments {
-            self.environments = Some((std::rc::Rc::clone(&doc), environments));
+            self.environments = Some((Rc::clone(&doc), environments));
         }
         self.trees.push((doc, file.models, file.seeds));
     }
 
-    /// The chosen environment's name and what is said of it.
-    fn choose(&self) -> Option<(String, Option<(std::rc::Rc<Doc>, Item)>)> {
-        let entries = self.environments.as_ref().map(|(doc, item)| (doc, doc.entries(*item)));
-        if let Some((doc, item)) = &self.environments {
-            if !matches!(doc.value(*item), Value::Map(_)) {
+    fn demo_data(&self, doc: &Doc, props: DemoDataProps) -> Option<DemoData> {
+        let into = Path::new(&props.into.value);
+        let stays_inside =
+            into.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !stays_inside || into.components().next().is_none() {
+            self.findings.error(
+                Error::new(
+                    code::CONFIG,
+                    format!("demo data cannot go to \"{}\"", props.into.value),
+                )
+                .at(doc.location(props.into.item))
+                .hint("name a folder inside the project"),
+            );
+            return None;
+        }
+        let options = match props.options.map(|item| (item, doc.to_plain_json(item))) {
+            None => JsonMap::new(),
+            Some((_, Json::Object(options))) => options,
+            Some((item, _)) => {
                 self.findings.error(
-                    Error::new(code::YAML, "field \"environments\" is no mapping")
-                        .at(doc.location(*item))
-                        .hint("write `environments: {dev: {}}`"),
+                    Error::new(code::YAML, "field \"options\" in demo_data is no mapping")
+                        .at(doc.location(item)),
                 );
+                return None;
             }
+        };
+        Some(DemoData { generator: props.generator, into: self.dir.join(into), options })
+    }
+
+    /// The chosen environment's name and what is said of it.
+    fn choose(&self) -> Option<(String, Option<Place>)> {
+        let entries = self.environments.as_ref().map(|(doc, item)| (doc, doc.entries(*item)));
+        if let Some((doc, item)) = &self.environments
+            && !matches!(doc.value(*item), Value::Map(_))
+        {
+            self.findings.error(
+                Error::new(code::YAML, "field \"environments\" is no mapping")
+                    .at(doc.location(*item))
+                    .hint("write `environments: {dev: {}}`"),
+            );
         }
         let names: Vec<&str> = entries
             .iter()
@@ -260,7 +302,7 @@ impl Builder<'_> {
         };
         let found = entries.and_then(|(doc, entries)| {
             let (_, item) = entries.iter().find(|(key, _)| key.name == name)?;
-            Some((std::rc::Rc::clone(doc), *item))
+            Some((Rc::clone(doc), *item))
         });
         if found.is_none() && !(names.is_empty() && name == "dev") {
             let mut error = Error::new(code::CONFIG, format!("there is no environment \"{name}\""));
@@ -294,7 +336,7 @@ impl Builder<'_> {
             }
         }
         let mut props = EnvironmentProps::default();
-        let env_doc = found.as_ref().map(|(doc, _)| std::rc::Rc::clone(doc));
+        let env_doc = found.as_ref().map(|(doc, _)| Rc::clone(doc));
         if let Some((doc, item)) = &found {
             let reader = Reader::new(doc, &self.findings.errors);
             if !matches!(doc.value(*item), Value::Null) {
@@ -331,14 +373,14 @@ impl Builder<'_> {
             self.dir.join(&lake).to_string_lossy().into_owned()
         };
         let threads = props.threads.as_ref().and_then(|threads| {
-            if threads.value == 0 {
-                if let Some(doc) = &env_doc {
-                    self.findings.error(
-                        Error::new(code::CONFIG, "field \"threads\" is 0")
-                            .at(doc.location(threads.item))
-                            .hint("leave it out for one a core"),
-                    );
-                }
+            if threads.value == 0
+                && let Some(doc) = &env_doc
+            {
+                self.findings.error(
+                    Error::new(code::CONFIG, "field \"threads\" is 0")
+                        .at(doc.location(threads.item))
+                        .hint("leave it out for one a core"),
+                );
             }
             usize::try_from(threads.value).ok().filter(|threads| *threads > 0)
         });
@@ -373,6 +415,7 @@ impl Builder<'_> {
             name,
             environment,
             connections,
+            demo_data: self.demo_data,
             paths: self.paths,
             texts,
             trees: self.trees,

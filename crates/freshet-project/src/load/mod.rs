@@ -159,6 +159,7 @@ impl Project {
             checks: built.checks,
             unit_tests,
             sql_macros,
+            demo_data: settings.demo_data,
             warnings,
             templates: Arc::new(templates),
         })

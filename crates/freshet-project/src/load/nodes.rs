@@ -211,10 +211,10 @@ impl Loader<'_> {
         let reader = Reader::new(&entry.doc, &self.findings.errors);
         let mut beside = Layer::new();
         for (name, item) in [("tags", entry.props.tags), ("meta", entry.props.meta)] {
-            if let Some(item) = item {
-                if let Some(json) = config::render(&reader, item, self.templates) {
-                    beside.insert(name.to_owned(), (json, entry.doc.location(item)));
-                }
+            if let Some(item) = item
+                && let Some(json) = config::render(&reader, item, self.templates)
+            {
+                beside.insert(name.to_owned(), (json, entry.doc.location(item)));
             }
         }
         let mut layers = vec![beside];
@@ -470,12 +470,12 @@ impl Loader<'_> {
             }
             let captured = scope.captured();
             let mut settings = CheckSettings::default();
-            if let Some(entry) = entries.remove(name.as_str()) {
-                if let Some(item) = entry.props.config {
-                    let reader = Reader::new(&entry.doc, &self.findings.errors);
-                    let path = format!("data_tests.{name}.config");
-                    settings.set_all(item, &path, &reader, self.templates);
-                }
+            if let Some(entry) = entries.remove(name.as_str())
+                && let Some(item) = entry.props.config
+            {
+                let reader = Reader::new(&entry.doc, &self.findings.errors);
+                let path = format!("data_tests.{name}.config");
+                settings.set_all(item, &path, &reader, self.templates);
             }
             let at = Location::line(&file, line_of_call(&text.text, "config", &[]));
             let mut errors = Vec::new();

@@ -56,7 +56,7 @@ impl Loader<'_> {
         let model = self.findings.keep(
             self.index
                 .model(None, &props.model.value, project)
-                .map(Clone::clone)
+                .cloned()
                 .map_err(|error| error.at(doc.location(props.model.item))),
         )?;
         let mut given = Vec::new();

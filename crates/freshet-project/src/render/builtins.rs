@@ -224,10 +224,10 @@ fn positional(args: &[Value]) -> Vec<Value> {
     match args.split_last() {
         Some((last, first)) if last.is_kwargs() => {
             let mut values = first.to_vec();
-            if let Ok(default) = last.get_attr("default") {
-                if !default.is_undefined() {
-                    values.push(default);
-                }
+            if let Ok(default) = last.get_attr("default")
+                && !default.is_undefined()
+            {
+                values.push(default);
             }
             values
         }

@@ -8,8 +8,6 @@ mod builtins;
 mod compile;
 mod scan;
 mod scope;
-#[cfg(test)]
-mod tests;
 mod values;
 
 use std::collections::BTreeMap;
@@ -189,10 +187,10 @@ impl Templates {
         // The cause of what failed in an included or called template.
         let mut cause = std::error::Error::source(error);
         while let Some(inner) = cause {
-            if let Some(inner) = inner.downcast_ref::<minijinja::Error>() {
-                if let Some(text) = inner.detail() {
-                    detail = format!("{detail}: {text}");
-                }
+            if let Some(inner) = inner.downcast_ref::<minijinja::Error>()
+                && let Some(text) = inner.detail()
+            {
+                detail = format!("{detail}: {text}");
             }
             cause = inner.source();
         }

@@ -15,7 +15,7 @@ use minijinja::{ErrorKind, State};
 use serde_json::Value as Json;
 
 use super::builtins::{Builtin, Kind};
-use super::compile::{Index, RenderMode};
+use super::compile::RenderMode;
 use super::values::{Moment, Relation, from_json};
 
 type JsonMap = serde_json::Map<String, Json>;
@@ -279,12 +279,12 @@ impl Scope {
     pub(super) fn this(&self) -> Option<Relation> {
         let model = self.model.as_ref()?;
         model.id.as_ref()?;
-        if let Mode::Render(mode) = &self.mode {
-            if let Some(text) = mode.stand_in(&crate::model::UnitTestRef::This) {
-                let mut relation = Relation::new(&model.schema, &model.alias);
-                relation.text = text;
-                return Some(relation);
-            }
+        if let Mode::Render(mode) = &self.mode
+            && let Some(text) = mode.stand_in(&crate::model::UnitTestRef::This)
+        {
+            let mut relation = Relation::new(&model.schema, &model.alias);
+            relation.text = text;
+            return Some(relation);
         }
         Some(Relation::new(&model.schema, &model.alias))
     }
@@ -299,13 +299,6 @@ impl Scope {
             .find(|(name, _)| name == key)
             .map(|(_, value)| value.clone())
             .or_else(|| self.model.as_ref()?.config.get(key).cloned())
-    }
-
-    pub(super) fn index(&self) -> Option<&Index> {
-        match &self.mode {
-            Mode::Render(mode) => Some(&mode.index),
-            _ => None,
-        }
     }
 
     fn model_value(&self) -> Option<Value> {

@@ -2,8 +2,6 @@
 //! typed structs are read from it item by item, so that one pass names every fault of a file.
 
 mod read;
-#[cfg(test)]
-mod tests;
 
 use std::fmt;
 
@@ -273,9 +271,8 @@ fn syntax_error(file: &str, error: &serde_saphyr::Error) -> Error {
             column: u32::try_from(at.column()).unwrap_or(0),
         },
     );
-    let rendered = error
-        .without_snippet()
-        .render_with_formatter(&serde_saphyr::UserMessageFormatter::default());
+    let rendered =
+        error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
     // The library's text ends with the place, which has a field of its own here.
     let mut message = rendered.lines().next().unwrap_or("not YAML").trim();
     if let Some(at) = message.find(" at line ") {

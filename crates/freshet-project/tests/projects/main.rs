@@ -1,5 +1,6 @@
 //! Whole project folders, loaded as a user's would be.
 
+mod examples;
 mod generated;
 mod golden;
 mod rendering;
