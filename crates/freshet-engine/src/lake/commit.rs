@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use deltalake_core::logstore::{LogStore, default_logstore};
+use deltalake_core::{DeltaTable, DeltaTableError, checkpoints};
 use freshet_core::error::code;
-use freshet_core::{Error, Result};
+use freshet_core::{Error, Result, ResultExt};
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 use serde_json::{Map, Value, json};
@@ -140,20 +142,30 @@ impl Lake {
         Ok(entry)
     }
 
-    async fn checkpoint(&self, log: &Log) -> Result<(), deltalake_core::DeltaTableError> {
-        let prefixed: Arc<dyn ObjectStore> =
+    async fn checkpoint(&self, log: &Log) -> Result<(), DeltaTableError> {
+        let mut table = DeltaTable::new(self.delta_log(log));
+        table.load().await?;
+        checkpoints::create_checkpoint(&table, None).await
+    }
+
+    /// Deletes entries of a table's log that are older than `cutoff_ms` and that no version from
+    /// then on needs.
+    pub(super) async fn clean_log(&self, log: &Log, version: u64, cutoff_ms: i64) -> Result<()> {
+        let store = self.delta_log(log);
+        checkpoints::cleanup_expired_logs_for(version, store.as_ref(), cutoff_ms, None)
+            .await
+            .or_code(code::LAKE, || {
+                format!("could not clean the log of table \"{}\"", log.table)
+            })?;
+        Ok(())
+    }
+
+    fn delta_log(&self, log: &Log) -> Arc<dyn LogStore> {
+        let table: Arc<dyn ObjectStore> =
             Arc::new(PrefixStore::new(Arc::clone(&self.store), log.folder.clone()));
         // A place of its own: the store has the table at its root, whatever the lake's real URL.
         let location = url::Url::parse("memory:///").expect("a constant");
-        let log_store = deltalake_core::logstore::default_logstore(
-            Arc::clone(&prefixed),
-            prefixed,
-            &location,
-            &Default::default(),
-        );
-        let mut table = deltalake_core::DeltaTable::new(log_store);
-        table.load().await?;
-        deltalake_core::checkpoints::create_checkpoint(&table, None).await
+        default_logstore(Arc::clone(&table), table, &location, &Default::default())
     }
 }
 

@@ -13,9 +13,12 @@ use parking_lot::Mutex;
 use super::rewrite::{Marks, Reader};
 use super::writer::Target;
 use super::{
-    AsOf, ChangeCounts, DataFile, FileDiff, Lake, OptimizeReport, Snapshot, StagedChange,
-    TableName, VacuumReport, provider, stage,
+    AsOf, ChangeCounts, DataFile, ExportFormat, FileDiff, Lake, OptimizeReport, Snapshot,
+    StagedChange, TableName, VacuumReport, provider, stage,
 };
+
+/// How long entries of a log are kept: Delta's default of 30 days.
+const LOG_RETENTION_MS: i64 = 30 * 24 * 3_600_000;
 
 pub(super) async fn optimize(lake: &Lake, table: &TableName) -> Result<OptimizeReport> {
     let Some(base) = lake.load(table, None).await? else {
@@ -32,6 +35,8 @@ pub(super) async fn optimize(lake: &Lake, table: &TableName) -> Result<OptimizeR
         schema: Arc::clone(&base.schema),
         partition_by: base.metadata.partition_by.clone(),
         options: Arc::clone(&lake.options),
+        format: ExportFormat::Parquet,
+        name: None,
         written: Mutex::default(),
     });
     let reader = Reader {
@@ -152,6 +157,8 @@ pub(super) async fn vacuum(
     }
     if !dry_run {
         delete(lake, table, &report.files).await?;
+        let cutoff = (lake.options.clock.now_micros() / 1_000).saturating_sub(LOG_RETENTION_MS);
+        lake.clean_log(&lake.log(table), state.version, cutoff).await?;
     }
     Ok(report)
 }

@@ -24,7 +24,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
@@ -60,9 +60,7 @@ impl Reader {
         let location =
             provider::location(&self.folder, &file.path).map_err(|error| self.error(error))?;
         let source = ParquetFile { store: Arc::clone(&self.store), location, size: file.size };
-        let builder = ParquetRecordBatchStreamBuilder::new(source)
-            .await
-            .map_err(|error| self.error(error))?;
+        let builder = self.open(source, columns).await.map_err(|error| self.error(error))?;
         let constants = columns
             .fields()
             .iter()
@@ -118,6 +116,31 @@ impl Reader {
             schema::batch_of(&columns, arrays, rows)
         });
         Ok(batches.boxed())
+    }
+
+    /// Opens a file so that its text is read as views where the table has views: no byte of it is
+    /// copied then.
+    async fn open(
+        &self,
+        mut file: ParquetFile,
+        columns: &SchemaRef,
+    ) -> Result<ParquetRecordBatchStreamBuilder<ParquetFile>, ParquetError> {
+        let found = ArrowReaderMetadata::load_async(&mut file, ArrowReaderOptions::new()).await?;
+        let views: Vec<_> = found
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| match (field.data_type(), columns.field_with_name(field.name())) {
+                (DataType::Utf8, Ok(wanted)) if *wanted.data_type() == DataType::Utf8View => {
+                    Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View))
+                }
+                _ => Arc::clone(field),
+            })
+            .collect();
+        let schema = Schema::new_with_metadata(views, found.schema().metadata().clone());
+        let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+        let metadata = ArrowReaderMetadata::try_new(Arc::clone(found.metadata()), options)?;
+        Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata))
     }
 
     /// The rows of several files, one file after the other, without those that are marked.

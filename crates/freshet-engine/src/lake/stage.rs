@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use super::rewrite::{Marks, Reader, Spans};
 use super::writer::{Batches, Target};
 use super::{
-    ChangeCounts, DataFile, Lake, NewRows, RemovedFile, Snapshot, StageMode, StageRequest,
-    StagedChange, TableMetadata, rewrite, schema,
+    ChangeCounts, DataFile, ExportFormat, Lake, NewRows, RemovedFile, Snapshot, StageMode,
+    StageRequest, StagedChange, TableMetadata, rewrite, schema,
 };
 use crate::session::query_error;
 
@@ -74,6 +74,8 @@ pub(super) async fn stage(
         schema: Arc::clone(&shape.schema),
         partition_by: shape.partition_by.clone(),
         options: Arc::clone(&lake.options),
+        format: ExportFormat::Parquet,
+        name: None,
         written: Mutex::default(),
     });
     match stage_on(&target, request, rows, shape).await {
@@ -127,7 +129,11 @@ fn new_shape(request: &StageRequest, base: Option<&Snapshot>, rows: &SchemaRef) 
             id: uuid::Uuid::new_v4().to_string(),
             schema_json: schema::to_json(&schema)?,
             partition_by: partition_by.clone(),
-            configuration: BTreeMap::new(),
+            // How long checkpoints remember removed files, which is how long `vacuum` can keep them.
+            configuration: BTreeMap::from([(
+                "delta.deletedFileRetentionDuration".into(),
+                "interval 30 days".into(),
+            )]),
         }),
     };
     let changes = base.map_or_else(Vec::new, |base| schema::differences(&base.schema, &schema));

@@ -336,6 +336,17 @@ pub enum ExportFormat {
     Ndjson,
 }
 
+impl ExportFormat {
+    /// The end of a file's name.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Csv => "csv",
+            Self::Ndjson => "ndjson",
+        }
+    }
+}
+
 /// Where and how rows are exported.
 #[derive(Debug, Clone)]
 pub struct ExportTarget {

@@ -19,11 +19,13 @@ use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use tokio::task::JoinSet;
 
-use super::{DataFile, LakeOptions, TableName, provider, stats};
+use super::{DataFile, ExportFormat, LakeOptions, TableName, provider, stats};
 
 /// Bytes that go to the store at once.
 const PART: usize = 8 << 20;
@@ -46,6 +48,9 @@ pub(super) struct Target {
     pub schema: SchemaRef,
     pub partition_by: Vec<String>,
     pub options: Arc<LakeOptions>,
+    pub format: ExportFormat,
+    /// What files are called by; `None` gives each a name of its own.
+    pub name: Option<String>,
     /// Paths of the files that are finished.
     pub written: Mutex<Vec<String>>,
 }
@@ -59,9 +64,9 @@ impl Target {
     /// Writes each stream on a task of its own. On an error, what was written is deleted.
     pub(super) async fn write(self: &Arc<Self>, streams: Vec<Batches>) -> Result<Vec<DataFile>> {
         let mut tasks = JoinSet::new();
-        for stream in streams {
+        for (number, stream) in streams.into_iter().enumerate() {
             let target = Arc::clone(self);
-            tasks.spawn(async move { target.write_one(stream).await });
+            tasks.spawn(async move { target.write_one(number, stream).await });
         }
         let mut files = Vec::new();
         let mut failed = None;
@@ -103,8 +108,12 @@ impl Target {
         }
     }
 
-    async fn write_one(self: Arc<Self>, mut batches: Batches) -> Result<Vec<DataFile>> {
-        let mut writer = StreamWriter::new(&self)?;
+    async fn write_one(
+        self: Arc<Self>,
+        stream: usize,
+        mut batches: Batches,
+    ) -> Result<Vec<DataFile>> {
+        let mut writer = StreamWriter::new(&self, stream)?;
         loop {
             match batches.try_next().await {
                 Ok(Some(batch)) => {
@@ -129,6 +138,10 @@ type PartitionKey = Vec<Option<String>>;
 /// Divides the rows of one stream among the files of its partitions.
 struct StreamWriter<'a> {
     target: &'a Arc<Target>,
+    /// The stream's number.
+    stream: usize,
+    /// Files begun so far.
+    begun: usize,
     /// The columns that files hold: all but the partition columns.
     file_schema: SchemaRef,
     file_columns: Vec<usize>,
@@ -140,7 +153,7 @@ struct StreamWriter<'a> {
 }
 
 impl<'a> StreamWriter<'a> {
-    fn new(target: &'a Arc<Target>) -> Result<Self> {
+    fn new(target: &'a Arc<Target>, stream: usize) -> Result<Self> {
         let schema = &target.schema;
         let partition_columns = target
             .partition_by
@@ -178,6 +191,8 @@ impl<'a> StreamWriter<'a> {
         };
         Ok(Self {
             target,
+            stream,
+            begun: 0,
             file_schema: Arc::new(Schema::new(fields)),
             file_columns,
             partition_columns,
@@ -245,7 +260,12 @@ impl<'a> StreamWriter<'a> {
             if self.open.len() >= OPEN_FILES {
                 self.close_largest().await?;
             }
-            let file = FileWriter::open(self.target, &self.file_schema, values()?, rows)?;
+            let name = match &self.target.name {
+                Some(name) => format!("{name}-{:03}-{:03}", self.stream, self.begun),
+                None => format!("part-{}.zstd", uuid::Uuid::new_v4().simple()),
+            };
+            self.begun += 1;
+            let file = FileWriter::open(self.target, &self.file_schema, &name, values()?, rows)?;
             self.open.insert(key.clone(), file);
         }
         let options = &self.target.options;
@@ -257,9 +277,9 @@ impl<'a> StreamWriter<'a> {
             }
         }
         if self.open.len() > 1 {
-            let held: usize = self.open.values().map(|file| file.writer.memory_size()).sum();
+            let held: usize = self.open.values().map(|file| file.encoder.memory()).sum();
             if held > options.row_group_bytes {
-                let largest = self.open.values_mut().max_by_key(|file| file.writer.memory_size());
+                let largest = self.open.values_mut().max_by_key(|file| file.encoder.memory());
                 if let Some(file) = largest {
                     file.flush(self.target).await?;
                 }
@@ -359,13 +379,83 @@ impl Write for Pipe {
     }
 }
 
+/// Turns batches into a format's bytes.
+enum Encoder {
+    Parquet(Box<ArrowWriter<Pipe>>),
+    Csv(arrow::csv::Writer<Pipe>),
+    Ndjson(arrow::json::LineDelimitedWriter<Pipe>),
+}
+
+impl Encoder {
+    fn open(target: &Target, schema: &SchemaRef, first: &RecordBatch, pipe: &Pipe) -> Result<Self> {
+        Ok(match target.format {
+            ExportFormat::Parquet => {
+                let options = ArrowWriterOptions::new()
+                    .with_properties(properties(schema, first, &target.options))
+                    .with_skip_arrow_metadata(true);
+                let schema = Arc::clone(schema);
+                let writer = ArrowWriter::try_new_with_options(pipe.clone(), schema, options);
+                Self::Parquet(Box::new(writer.map_err(|error| target.error(error))?))
+            }
+            ExportFormat::Csv => {
+                Self::Csv(arrow::csv::WriterBuilder::new().with_header(true).build(pipe.clone()))
+            }
+            ExportFormat::Ndjson => Self::Ndjson(
+                arrow::json::WriterBuilder::new().with_explicit_nulls(true).build(pipe.clone()),
+            ),
+        })
+    }
+
+    fn write(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
+        match self {
+            Self::Parquet(writer) => writer.write(rows),
+            Self::Csv(writer) => Ok(writer.write(rows)?),
+            Self::Ndjson(writer) => Ok(writer.write(rows)?),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), ParquetError> {
+        match self {
+            Self::Parquet(writer) => writer.flush(),
+            Self::Csv(_) | Self::Ndjson(_) => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<Option<ParquetMetaData>, ParquetError> {
+        match self {
+            Self::Parquet(writer) => writer.finish().map(Some),
+            Self::Csv(_) => Ok(None),
+            Self::Ndjson(writer) => {
+                writer.finish()?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Bytes held in memory.
+    fn memory(&self) -> usize {
+        match self {
+            Self::Parquet(writer) => writer.memory_size(),
+            Self::Csv(_) | Self::Ndjson(_) => 0,
+        }
+    }
+
+    /// Bytes that are encoded and not in the pipe yet, about.
+    fn pending(&self) -> usize {
+        match self {
+            Self::Parquet(writer) => writer.in_progress_size(),
+            Self::Csv(_) | Self::Ndjson(_) => 0,
+        }
+    }
+}
+
 /// One data file that is being written.
 struct FileWriter {
     path: String,
     location: Path,
     values: PartitionKey,
     schema: SchemaRef,
-    writer: ArrowWriter<Pipe>,
+    encoder: Encoder,
     pipe: Pipe,
     /// Begun once the file exceeds one part.
     upload: Option<Box<dyn MultipartUpload>>,
@@ -377,25 +467,22 @@ impl FileWriter {
     fn open(
         target: &Target,
         schema: &SchemaRef,
+        name: &str,
         values: PartitionKey,
         first: &RecordBatch,
     ) -> Result<Self> {
         let folder = partition_folder(&target.partition_by, &values);
-        let path = format!("{folder}part-{}.zstd.parquet", uuid::Uuid::new_v4().simple());
+        let path = format!("{folder}{name}.{}", target.format.extension());
         let location =
             provider::location(&target.folder, &path).map_err(|error| target.error(error))?;
         let pipe = Pipe::default();
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties(schema, first, &target.options))
-            .with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(pipe.clone(), Arc::clone(schema), options)
-            .map_err(|error| target.error(error))?;
+        let encoder = Encoder::open(target, schema, first, &pipe)?;
         Ok(Self {
             path,
             location,
             values,
             schema: Arc::clone(schema),
-            writer,
+            encoder,
             pipe,
             upload: None,
             sent: 0,
@@ -405,13 +492,13 @@ impl FileWriter {
 
     /// Bytes of the file so far, about.
     fn bytes(&self) -> u64 {
-        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+        (self.sent + self.pipe.0.lock().len() + self.encoder.pending()) as u64
     }
 
     async fn write(&mut self, target: &Target, rows: &RecordBatch) -> Result<()> {
-        self.writer.write(rows).map_err(|error| target.error(error))?;
+        self.encoder.write(rows).map_err(|error| target.error(error))?;
         self.rows += rows.num_rows() as u64;
-        if self.writer.memory_size() >= target.options.row_group_bytes {
+        if self.encoder.memory() >= target.options.row_group_bytes {
             return self.flush(target).await;
         }
         self.send(target).await
@@ -419,7 +506,7 @@ impl FileWriter {
 
     /// Ends the row group.
     async fn flush(&mut self, target: &Target) -> Result<()> {
-        self.writer.flush().map_err(|error| target.error(error))?;
+        self.encoder.flush().map_err(|error| target.error(error))?;
         self.send(target).await
     }
 
@@ -454,7 +541,7 @@ impl FileWriter {
     }
 
     async fn finish(&mut self, target: &Target) -> Result<DataFile> {
-        let metadata = self.writer.finish().map_err(|error| target.error(error))?;
+        let metadata = self.encoder.finish().map_err(|error| target.error(error))?;
         let rest = std::mem::take(&mut *self.pipe.0.lock());
         let size = (self.sent + rest.len()) as u64;
         match &mut self.upload {
@@ -477,7 +564,9 @@ impl FileWriter {
             size,
             rows: Some(self.rows),
             partition_values,
-            stats: stats::of_file(&metadata, &self.schema),
+            stats: metadata
+                .map(|metadata| stats::of_file(&metadata, &self.schema))
+                .unwrap_or_default(),
             modified_ms: target.options.clock.now_micros() / 1_000,
         })
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use freshet_core::files::{DirEntry, FileSystem};
 use freshet_core::{Result, ResultExt, error::code};
 use futures::StreamExt;
@@ -61,6 +61,17 @@ impl LocalStore {
     /// The folder.
     pub fn root(&self) -> &FsPath {
         &self.folder.root
+    }
+
+    /// Deletes the temporary files that killed processes left and that were last written before
+    /// `before`; gives their number. Younger ones may belong to a process that works now.
+    pub async fn sweep(&self, before: DateTime<Utc>) -> Result<u64> {
+        let before = before.timestamp_micros();
+        self.run(move |folder| {
+            folder.sweep(before).map_err(|error| generic(&Path::default(), error))
+        })
+        .await
+        .or_code(code::IO, || format!("could not clean {self}"))
     }
 
     /// Runs blocking work off the async threads, where there are any.
@@ -226,6 +237,25 @@ impl Folder {
         }
         objects.sort_unstable_by(|a, b| a.location.cmp(&b.location));
         Ok(objects)
+    }
+
+    fn sweep(&self, before_micros: i64) -> io::Result<u64> {
+        let mut swept = 0;
+        let mut pending = vec![self.root.clone()];
+        while let Some(folder) = pending.pop() {
+            for entry in self.files.read_dir(&folder)? {
+                let name = entry.path.file_name().map(|name| name.to_string_lossy().into_owned());
+                if entry.is_dir {
+                    pending.push(entry.path);
+                } else if name.is_some_and(|name| name.starts_with(TEMPORARY))
+                    && entry.modified_micros < before_micros
+                {
+                    self.files.remove_file(&entry.path)?;
+                    swept += 1;
+                }
+            }
+        }
+        Ok(swept)
     }
 
     /// The folders and objects directly in a folder.

@@ -28,6 +28,7 @@ use object_store::memory::InMemory;
 use proptest::prelude::*;
 use url::Url;
 
+mod exports;
 mod others;
 mod places;
 
@@ -192,14 +193,18 @@ async fn every_type_comes_back_as_it_was() {
         ("b", Arc::new(arrow::array::BooleanArray::from(vec![Some(true), None]))),
         ("y", Arc::new(arrow::array::BinaryArray::from(vec![Some(b"\xff\x00".as_ref()), None]))),
     ]);
-    fixture.write(StageMode::Overwrite, vec![rows.clone()]).await;
+    let change = fixture.write(StageMode::Overwrite, vec![rows.clone()]).await;
     let snapshot = fixture.snapshot().await.expect("the table exists");
     assert_eq!(snapshot.schema.fields(), rows.schema().fields());
     let expected = arrow::util::pretty::pretty_format_batches(&[rows]).expect("it can be printed");
     assert_eq!(fixture.query("select * from t").await, expected.to_string());
     let (file, field) = (&snapshot.files[0], |name: &str| &snapshot.files[0].stats[name]);
     assert_eq!(file.rows, Some(2));
-    assert_eq!(field("m").min, Some("-123456789012345678.90".into()));
+    assert_eq!(change.adds[0].stats["m"].min, Some("-123456789012345678.90".into()));
+    // A number of JSON has lost digits; what is left must not rule the row out.
+    let exact = "m = cast('-123456789012345678.90' as decimal(30, 2))";
+    let found = fixture.query(&format!("select count(*) n from t where {exact}")).await;
+    insta_like(&found, "| n |\n| 1 |");
     assert_eq!(field("n").max, Some("2024-01-01T00:00:00.000001".into()));
     assert_eq!(field("d").min, Some("1969-12-31".into()));
     assert_eq!(field("t").nulls, Some(1));
@@ -627,6 +632,18 @@ async fn broken_logs_are_errors_that_name_the_table() {
     }
 }
 
+#[test]
+fn staged_changes_of_format_1_are_read() {
+    let kept = include_str!("lake/staged_change_1.json");
+    let change: StagedChange = serde_json::from_str(kept).expect("intents of old are read");
+    assert_eq!(change.table, TableName::new("main", "sales"));
+    assert_eq!(change.adds[0].stats["id"].min, Some(1.into()));
+    assert_eq!(change.counts.rows_updated, 1);
+    let again: serde_json::Value = serde_json::to_value(&change).expect("it is plain data");
+    let kept: serde_json::Value = serde_json::from_str(kept).expect("it is JSON");
+    assert_eq!(again, kept, "a new field needs a new format and a new fixture");
+}
+
 /// What a merge should give, done the obvious way.
 fn merged(base: &[(i64, i64)], new: &[(i64, i64)]) -> Vec<(i64, i64)> {
     let keys: BTreeSet<_> = new.iter().map(|row| row.0).collect();
@@ -637,7 +654,7 @@ fn merged(base: &[(i64, i64)], new: &[(i64, i64)]) -> Vec<(i64, i64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn merges_equal_the_obvious_way(

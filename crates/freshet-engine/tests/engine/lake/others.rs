@@ -32,8 +32,7 @@ show(zip(*[arrow.column(n).to_pylist() for n in names]))
 frame = polars.read_delta(path)
 show(frame.select(names).rows())
 files = table.file_uris()
-view = duckdb.from_arrow(arrow)
-plain = duckdb.sql("select count(*) from read_parquet(" + repr(files) + ")").fetchone()[0]
+plain = duckdb.sql("select count(*) from read_parquet(" + repr(files) + ")").fetchall()[0][0]
 print(json.dumps([table.version(), plain]))
 "#;
 

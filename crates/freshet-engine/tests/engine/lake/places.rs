@@ -17,7 +17,7 @@ async fn a_folder_keeps_the_rules_of_object_stores() {
     let folder = tempfile::tempdir().expect("a folder can be made");
     rules(local(folder.path())).await;
     let left: Vec<_> = walk(folder.path());
-    assert!(!left.iter().any(|path| path.contains("tmp")), "{left:?}");
+    assert!(!left.iter().any(|path| path.contains(".freshet-tmp-")), "{left:?}");
 }
 
 #[tokio::test]
@@ -223,6 +223,24 @@ async fn a_folder_synchronises_content_before_names() {
         seen(()),
         ["create TEMP", "append TEMP", "append TEMP", "sync TEMP", "rename data", "syncdir t"]
     );
+}
+
+#[tokio::test]
+async fn what_killed_writers_leave_is_hidden_and_swept() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let store = LocalStore::new(Arc::new(OsFileSystem), folder.path()).expect("it can be made");
+    store.put(&Path::from("t/kept"), "x".into()).await.expect("it is written");
+    let left = folder.path().join("t/.freshet-tmp-0123");
+    std::fs::write(&left, "half").expect("it can be written");
+    let listed: Vec<_> = store.list(None).try_collect().await.expect("listed");
+    assert_eq!(listed.len(), 1);
+    assert!(store.get(&Path::from("t/.freshet-tmp-0123")).await.is_err());
+    let now = freshet_core::clock::SystemClock.now();
+    let hour = chrono::Duration::hours(1);
+    assert_eq!(store.sweep(now - hour).await.expect("it runs"), 0);
+    assert_eq!(store.sweep(now + hour).await.expect("it runs"), 1);
+    assert!(!left.exists());
+    assert!(store.head(&Path::from("t/kept")).await.is_ok());
 }
 
 #[test]
