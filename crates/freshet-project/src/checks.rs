@@ -117,6 +117,34 @@ impl CheckSettings {
         }
     }
 
+    /// Takes over what a project file says of all checks: settings with a `+`, those below the
+    /// project's name last. Folders of tests have no settings of their own.
+    pub fn set_defaults(
+        &mut self,
+        item: Item,
+        project: &str,
+        reader: &Reader<'_>,
+        templates: &Templates,
+    ) -> Vec<(String, Location)> {
+        let mut left_out = Vec::new();
+        let mut own = None;
+        for (key, value) in reader.doc.entries(item) {
+            let is_mapping = matches!(reader.doc.value(*value), Value::Map(_));
+            let name = key.name.strip_prefix('+').unwrap_or(&key.name);
+            if key.name == project && is_mapping {
+                own = Some(*value);
+            } else if is_mapping && !matches!(name, "meta") {
+                left_out.push((key.name.clone(), reader.doc.key_location(key)));
+            } else if !self.set(name, *value, reader, templates) {
+                reader.unknown_field(key, "data-tests", SETTINGS.iter().copied());
+            }
+        }
+        if let Some(own) = own {
+            left_out.extend(self.set_defaults(own, "", reader, templates));
+        }
+        left_out
+    }
+
     /// Takes over what `config()` of a singular test says.
     pub fn set_captured(
         &mut self,
@@ -236,6 +264,8 @@ pub struct Subject<'a> {
     pub expression: &'a str,
     /// The column, for checks of one.
     pub column: Option<&'a str>,
+    /// What the project file says of all checks.
+    pub defaults: &'a CheckSettings,
 }
 
 /// The checks of `tests:` or `data_tests:`.
@@ -281,7 +311,7 @@ fn read_one(
         },
         other => return wrong(other.kind()),
     };
-    let mut settings = CheckSettings::default();
+    let mut settings = subject.defaults.clone();
     let mut arguments = JsonMap::new();
     let mut name = None;
     let mut column = subject.column.map(str::to_owned);
@@ -511,7 +541,7 @@ pub fn read_constraints(
                 }
             };
             let name = synthesized_name(rule, subject.name, false, column.as_deref(), &arguments);
-            let mut check = CheckSettings::default().check(
+            let mut check = subject.defaults.clone().check(
                 name,
                 subject.target.clone(),
                 rule,

@@ -95,6 +95,13 @@ pub struct DbtProjectFile {
     /// Settings of seeds by project and folder.
     #[schemars(with = "Option<JsonMap>")]
     pub seeds: Option<Item>,
+    /// Settings of all checks: `+severity: warn`.
+    #[serde(rename = "data-tests")]
+    #[schemars(with = "Option<JsonMap>")]
+    pub data_tests: Option<Item>,
+    /// An older name of `data-tests`.
+    #[schemars(with = "Option<JsonMap>")]
+    pub tests: Option<Item>,
     /// Folders of models. Default: `[models]`.
     #[serde(rename = "model-paths")]
     pub model_paths: Option<Vec<String>>,

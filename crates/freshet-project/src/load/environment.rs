@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 
 use super::files::{Paths, Text, read_text};
 use super::{Findings, LoadOptions, secrets};
+use crate::checks::CheckSettings;
 use crate::config::ConfigTree;
 use crate::model::{Connection, DemoData, Environment};
 use crate::props::{DbtProjectFile, DemoDataProps, EnvironmentProps, ProjectFile};
@@ -47,6 +48,7 @@ pub struct Settings {
     /// The project files' texts.
     pub texts: Vec<Text>,
     trees: Vec<Trees>,
+    check_defaults: Vec<Place>,
 }
 
 impl Settings {
@@ -104,7 +106,16 @@ impl Settings {
             environments: None,
             default: None,
             demo_data: None,
+            check_defaults: Vec::new(),
         };
+        for file in ["packages.yml", "dependencies.yml"] {
+            if dir.join(file).is_file() {
+                findings.warn(
+                    &Location::file(file),
+                    "packages are not there in Freshet; the file is left out",
+                );
+            }
+        }
         if let Some(Some(doc)) = dbt_doc {
             builder.dbt(doc);
         }
@@ -112,6 +123,20 @@ impl Settings {
             builder.own(doc);
         }
         Ok(builder.finish(texts))
+    }
+
+    /// What the project files say of all checks.
+    pub fn check_defaults(&self, templates: &Templates, findings: &Findings) -> CheckSettings {
+        let mut settings = CheckSettings::default();
+        for (doc, item) in &self.check_defaults {
+            let reader = Reader::new(doc, &findings.errors);
+            for (folder, at) in settings.set_defaults(*item, &self.name, &reader, templates) {
+                let message =
+                    format!("settings of tests in \"{folder}\" are not there and are left out");
+                findings.warn(&at, &message);
+            }
+        }
+        settings
     }
 
     /// The settings of models and of seeds by folder, the weakest first.
@@ -145,6 +170,7 @@ struct Builder<'a> {
     environments: Option<Place>,
     default: Option<(String, Location)>,
     demo_data: Option<DemoData>,
+    check_defaults: Vec<Place>,
 }
 
 impl Builder<'_> {
@@ -204,6 +230,9 @@ impl Builder<'_> {
                     &format!("`{hook}` is not there in Freshet and is left out"),
                 );
             }
+        }
+        for item in [file.tests, file.data_tests].into_iter().flatten() {
+            self.check_defaults.push((Rc::clone(&doc), item));
         }
         self.trees.push((doc, file.models, file.seeds));
     }
@@ -419,6 +448,7 @@ impl Builder<'_> {
             paths: self.paths,
             texts,
             trees: self.trees,
+            check_defaults: self.check_defaults,
         })
     }
 

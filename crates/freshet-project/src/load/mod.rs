@@ -128,8 +128,9 @@ impl Project {
         findings.errors(templates.compile_macros());
 
         let properties = Properties::read(&files, &findings);
+        let defaults = settings.check_defaults(&templates, &findings);
         let (sources, source_checks) =
-            sources::build(&properties, &settings, &templates, options, &findings);
+            sources::build(&properties, &settings, &templates, options, &findings, &defaults);
         let built = nodes::Loader {
             files: &files,
             properties: &properties,
@@ -137,6 +138,7 @@ impl Project {
             templates: &templates,
             sources: &sources,
             findings: &findings,
+            defaults: &defaults,
         }
         .build(source_checks);
         let units = units::Loader {

@@ -34,6 +34,7 @@ pub struct Loader<'a> {
     pub templates: &'a Templates,
     pub sources: &'a IndexMap<SourceId, SourceTable>,
     pub findings: &'a Findings,
+    pub defaults: &'a CheckSettings,
 }
 
 /// What came of it.
@@ -408,7 +409,13 @@ impl Loader<'_> {
         let name = draft.id.as_str();
         let expression = format!("ref('{name}')");
         let kind = if draft.kind == NodeKind::Seed { "seeds" } else { "models" };
-        let subject = Subject { target: &target, name, expression: &expression, column: None };
+        let subject = Subject {
+            target: &target,
+            name,
+            expression: &expression,
+            column: None,
+            defaults: self.defaults,
+        };
         let path = format!("{kind}.{name}");
         let mut constraints = Vec::new();
         for list in [entry.props.tests, entry.props.data_tests].into_iter().flatten() {
@@ -469,7 +476,7 @@ impl Loader<'_> {
                 continue;
             }
             let captured = scope.captured();
-            let mut settings = CheckSettings::default();
+            let mut settings = self.defaults.clone();
             if let Some(entry) = entries.remove(name.as_str())
                 && let Some(item) = entry.props.config
             {

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use super::environment::Settings;
 use super::properties::{Entry, Properties};
 use super::{Findings, LoadOptions, duplicate, secrets};
-use crate::checks::{self, Subject};
+use crate::checks::{self, CheckSettings, Subject};
 use crate::model::{Check, CheckTarget, SourceTable};
 use crate::props::{ConstraintKind, ConstraintProps, SourceColumnProps, SourceProps, TableProps};
 use crate::render::Templates;
@@ -28,11 +28,12 @@ pub fn build(
     templates: &Templates,
     options: &LoadOptions<'_>,
     findings: &Findings,
+    defaults: &CheckSettings,
 ) -> (IndexMap<SourceId, SourceTable>, Vec<Check>) {
     let mut tables: IndexMap<SourceId, SourceTable> = IndexMap::new();
     let mut checks = Vec::new();
     for entry in &properties.sources {
-        let context = Context { entry, settings, templates, options, findings };
+        let context = Context { entry, settings, templates, options, findings, defaults };
         for (item, table) in context.tables() {
             let Some(table) = context.table(item, table, &mut checks) else { continue };
             match tables.get(&table.id) {
@@ -56,6 +57,7 @@ struct Context<'a> {
     templates: &'a Templates,
     options: &'a LoadOptions<'a>,
     findings: &'a Findings,
+    defaults: &'a CheckSettings,
 }
 
 impl Context<'_> {
@@ -281,7 +283,13 @@ impl Context<'_> {
         let target = CheckTarget::Source(id.clone());
         let name = format!("{source}_{table}");
         let expression = format!("source('{source}', '{table}')");
-        let subject = Subject { target: &target, name: &name, expression: &expression, column };
+        let subject = Subject {
+            target: &target,
+            name: &name,
+            expression: &expression,
+            column,
+            defaults: self.defaults,
+        };
         let path = match column {
             Some(column) => format!("sources.{id}.columns.{column}.data_tests"),
             None => format!("sources.{id}.data_tests"),
