@@ -194,6 +194,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         b"1,x,2\n",
         b"7,\"q, \"\"r\"\"\",1.25\n",
         b"8,\"two\nlines\",3\n",
+        b"\"7\",\"q\",\"1.25\"\n",
         b"NULL",
         b"9,,\r\n",
     ];

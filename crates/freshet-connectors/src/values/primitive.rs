@@ -182,11 +182,15 @@ impl<P: Parse, const KEEP: bool> Column for Primitive<P, KEEP> {
             }
             P::Native::default()
         };
+        // A quote that no field begins with where there is none, or where quotes may hide escapes.
+        let quote = fields.quote.filter(|_| !fields.escapes).map_or(u32::MAX, u32::from);
+        let fits = |value: &P::Native| *value >= low && *value <= high && !always_slow;
         let read = |(row, (start, end)): (usize, (usize, usize))| {
-            if let Some(value) = parser.fast(data, start, end, memory)
-                && value >= low
-                && value <= high
-                && !always_slow
+            if let Some(value) = parser.fast(data, start, end, memory).filter(fits) {
+                value
+            } else if start + 2 <= end
+                && u32::from(data[start]) == quote
+                && let Some(value) = parser.fast(data, start + 1, end - 1, memory).filter(fits)
             {
                 value
             } else {
