@@ -126,6 +126,11 @@ impl Project {
         let files = Files::read(&dir, &settings.paths, &findings);
         let mut templates = make_templates(&settings, &files, options, &findings);
         findings.errors(templates.compile_macros());
+        for text in files.macros.iter().filter(|text| blocks(&text.text).is_empty()) {
+            // A tag that is not closed hides the macros behind it.
+            let error = templates.syntax_error(&slashed(&text.path), &text.text);
+            findings.errors(error.into_iter().collect());
+        }
 
         let properties = Properties::read(&files, &findings);
         let defaults = settings.check_defaults(&templates, &findings);

@@ -192,18 +192,17 @@ impl Loader<'_> {
         let mut errors = Vec::new();
         let (mut config, types) = config::build(kind, &name, &merged, &location, &mut errors);
         self.findings.errors(errors);
-        let merged = plain(&merged);
-        self.generate_names(&id, &file, &merged, &mut config);
         for (setting, connection) in [
-            ("load", config.load.as_ref().and_then(|load| load.connection.clone())),
-            ("export", config.export.as_ref().and_then(|export| export.connection.clone())),
+            ("load", config.load.as_ref().and_then(|load| load.connection.as_ref())),
+            ("export", config.export.as_ref().and_then(|export| export.connection.as_ref())),
         ] {
             if let Some(connection) = connection {
-                let line = line_of_call(&text.text, setting, &[&connection]);
-                let at = Location::line(&file, line);
-                self.settings.connections.find(&connection, at, self.findings);
+                let at = merged.get(setting).map_or_else(|| location.clone(), |(_, at)| at.clone());
+                self.settings.connections.find(connection, at, self.findings);
             }
         }
+        let merged = plain(&merged);
+        self.generate_names(&id, &file, &merged, &mut config);
         Draft { id, kind, text, file, entry, config, types, merged, captured }
     }
 
@@ -323,14 +322,14 @@ impl Loader<'_> {
             let location = Location::file(&draft.file);
             let (schema, alias) = self.relation(draft);
             for name in [&schema, &alias] {
-                if name.contains('/') || name.starts_with('.') || name.contains('\0') {
+                if !is_table_name(name) {
                     self.findings.error(
                         Error::new(
                             code::CONFIG,
                             format!("\"{name}\" is no name of a schema or table"),
                         )
                         .at(location.clone())
-                        .hint("leave out slashes, and dots in front"),
+                        .hint("leave out slashes, control characters, a dot in front, and the names `_freshet` and `_delta_log`"),
                     );
                 }
             }
@@ -735,6 +734,15 @@ impl Loader<'_> {
         }
         hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// Whether a folder of the lake can have this name: it is no path, and not one of the lake's own.
+fn is_table_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('.')
+        && !name.contains(['/', '\\'])
+        && !name.contains(char::is_control)
+        && !["_freshet", "_delta_log"].iter().any(|own| name.eq_ignore_ascii_case(own))
 }
 
 fn plain(layer: &Layer) -> JsonMap {

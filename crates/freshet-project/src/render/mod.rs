@@ -102,6 +102,13 @@ impl Templates {
         errors
     }
 
+    /// What keeps `text` from being a template at all.
+    pub(crate) fn syntax_error(&self, file: &str, text: &str) -> Option<Error> {
+        let result = self.env.template_from_named_str(file, text);
+        let what = || format!("could not read macro file \"{file}\"");
+        result.err().map(|error| self.error(&error, file, &what))
+    }
+
     /// Renders `text` and gives what it printed.
     pub(crate) fn render(&self, file: &str, text: &str, scope: &Arc<Scope>) -> Result<String> {
         let text = scan::mutable_sets(text);
