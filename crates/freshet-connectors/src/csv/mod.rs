@@ -4,8 +4,8 @@
 //! `quoted_newlines`, a quoted field may hold line ends; a record that then turns out not to be one
 //! costs its first physical line, and decoding starts again at the next.
 //!
-//! A chunk is indexed with vector instructions a window at a time ([`index`]), the records of the
-//! window are found ([`rows`]), and each column's fields are read in one loop ([`crate::values`]).
+//! A chunk is indexed with vector instructions a window at a time (`index`), the records of the
+//! window are found (`rows`), and each column's fields are read in one loop ([`crate::values`]).
 //! Columns that nobody asked for are checked in the same way and not kept, so the fate of a record
 //! never depends on what is asked for.
 
