@@ -3,8 +3,10 @@
 pub mod csv;
 pub mod files;
 pub mod formats;
+pub mod infer;
 pub mod json;
 pub mod options;
+pub mod parquet;
 pub mod postgres;
 pub mod values;
 
@@ -14,18 +16,26 @@ use freshet_core::registry::{Connector, Registry};
 
 use formats::{Csv, Format, FormatConnector};
 use json::{Json, Shape};
+use parquet::Parquet;
 
 /// All formats, in the order of their listing. A new one is one line here.
 fn formats() -> Vec<Arc<dyn Format>> {
-    vec![Arc::new(Csv), Arc::new(Json(Shape::Lines)), Arc::new(Json(Shape::Elements))]
+    vec![
+        Arc::new(Csv),
+        Arc::new(Json(Shape::Lines)),
+        Arc::new(Json(Shape::Elements)),
+        Arc::new(Parquet),
+    ]
 }
 
 /// All connectors of this build. A new one is one line here.
 pub fn registry() -> Registry {
-    let mut connectors: Vec<Arc<dyn Connector>> =
-        vec![Arc::new(files::FilesConnector::new(formats())), Arc::new(postgres::PostgresConnector)];
-    connectors.extend(formats().into_iter().map(|format| {
-        Arc::new(FormatConnector(format)) as Arc<dyn Connector>
-    }));
+    let mut connectors: Vec<Arc<dyn Connector>> = vec![
+        Arc::new(files::FilesConnector::new(formats())),
+        Arc::new(postgres::PostgresConnector),
+    ];
+    connectors.extend(
+        formats().into_iter().map(|format| Arc::new(FormatConnector(format)) as Arc<dyn Connector>),
+    );
     Registry::new(connectors)
 }

@@ -33,6 +33,7 @@ use serde_json::{Map, Value};
 use crate::formats::{Format, FormatReader, choose};
 use crate::options;
 pub use codec::{Buffer, Compression, Encoding};
+pub(crate) use feed::{Codec, Feed, StreamFeed};
 pub use pattern::{Capture, PathPattern};
 pub use place::{Blob, Listed, LocalBlob, LocalPlace, ObjectPlace, Place};
 
@@ -162,13 +163,7 @@ impl Connector for FilesConnector {
                 .hint("rename it in `path`: captured columns need no declaration"));
             }
         }
-        let place: Arc<dyn Place> = if options.path.starts_with("s3://") {
-            let bucket = s3::bucket(&options.path)?;
-            let store = s3::open(bucket, &context.connection)?;
-            Arc::new(ObjectPlace::new(store, format!("s3://{bucket}/")))
-        } else {
-            Arc::new(LocalPlace::new(context.project_dir.clone()))
-        };
+        let place = place_of(&options.path, context)?;
         Ok(Arc::new(FilesSource {
             inner: Arc::new(SourceInner {
                 spec,
@@ -180,6 +175,16 @@ impl Connector for FilesConnector {
             }),
         }))
     }
+}
+
+/// The place that a path or URL is in.
+pub(crate) fn place_of(path: &str, context: &ConnectorContext) -> Result<Arc<dyn Place>> {
+    if path.starts_with("s3://") {
+        let bucket = s3::bucket(path)?;
+        let store = s3::open(bucket, &context.connection)?;
+        return Ok(Arc::new(ObjectPlace::new(store, format!("s3://{bucket}/"))));
+    }
+    Ok(Arc::new(LocalPlace::new(context.project_dir.clone())))
 }
 
 /// A configured source of files.

@@ -22,8 +22,7 @@ fn overlay(digest: ContentDigest, size: u64, corrections: &[(u64, u64, &str)]) -
 #[test]
 fn corrections_replace_bad_records_wherever_the_file_lies() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, bytes) in
-        [("a.csv", TEXT.as_bytes().to_vec()), ("a.csv.gz", gzip(TEXT.as_bytes()))]
+    for (name, bytes) in [("a.csv", TEXT.as_bytes().to_vec()), ("a.csv.gz", gzip(TEXT.as_bytes()))]
     {
         std::fs::write(dir.path().join(name), &bytes).unwrap();
         let mut reading = Reading::new(dir.path(), name);

@@ -114,7 +114,8 @@ fn check(dialect: &Dialect) {
             let base = Reading::new(dir.path(), &name).with("max_record_bytes", 300);
             let outcome = base.run();
             let summary = outcome.summary();
-            let context = format!("{what} in front of record {at} of {}\n{summary}", dialect.extension);
+            let context =
+                format!("{what} in front of record {at} of {}\n{summary}", dialect.extension);
             assert_eq!(outcome.file().status, SplitStatus::Read, "{context}");
             assert_eq!(without_place(&outcome.rows), clean, "{context}");
             assert_eq!(outcome.file().rejects.len(), *records, "{context}");
@@ -138,10 +139,9 @@ fn check(dialect: &Dialect) {
             }
             let digest = outcome.file().digest.clone();
             assert!(digest.is_some());
-            for (ending, pack) in [
-                (".gz", gzip as fn(&[u8]) -> Vec<u8>),
-                (".zst", zstd as fn(&[u8]) -> Vec<u8>),
-            ] {
+            for (ending, pack) in
+                [(".gz", gzip as fn(&[u8]) -> Vec<u8>), (".zst", zstd as fn(&[u8]) -> Vec<u8>)]
+            {
                 let packed = format!("{name}{ending}");
                 std::fs::write(dir.path().join(&packed), pack(&text)).unwrap();
                 for split_size in [5, 4 << 20] {
@@ -213,7 +213,9 @@ fn a_records_fate_does_not_depend_on_the_columns_asked_for() {
         };
         let all = fates(None);
         assert_eq!(all.0 as u64, all.2);
-        for columns in [vec![], vec!["note"], vec!["_file"], vec!["_offset", "id"], vec!["id", "id"]] {
+        for columns in
+            [vec![], vec!["note"], vec!["_file"], vec!["_offset", "id"], vec!["id", "id"]]
+        {
             assert_eq!(fates(Some(columns.clone())), all, "{columns:?} of {}", dialect.extension);
         }
     }
@@ -241,7 +243,11 @@ fn files_that_are_broken_as_a_whole_are_set_aside_and_the_others_go_on() {
         let mut reading = Reading::new(dir.path(), "*.{csv,csv.gz,csv.zst}").with("format", "csv");
         reading.workers = 2;
         let outcome = reading.run();
-        assert!(outcome.error.is_none(), "{name}: none of its rows were given: {:?}", outcome.error);
+        assert!(
+            outcome.error.is_none(),
+            "{name}: none of its rows were given: {:?}",
+            outcome.error
+        );
         assert_eq!(outcome.rows.len(), 2 * RECORDS, "{name}");
         let statuses: Vec<_> = outcome.report.splits.iter().map(|file| file.status).collect();
         assert_eq!(statuses, [SplitStatus::Read, status, SplitStatus::Read], "{name}");
@@ -313,7 +319,8 @@ fn digests_tell_contents_apart_and_nothing_else() {
         reading.columns = Some(vec!["id"]);
         let outcome = reading.run();
         assert_eq!(outcome.rows.len(), 900_001);
-        let digests: Vec<_> = outcome.report.splits.iter().map(|s| s.digest.clone().unwrap()).collect();
+        let digests: Vec<_> =
+            outcome.report.splits.iter().map(|s| s.digest.clone().unwrap()).collect();
         assert_eq!(digests[0], digests[1]);
         assert_ne!(digests[0], digests[2]);
         seen.push(digests);

@@ -13,7 +13,8 @@ const ROW: &str = "id,day,amount,note\n1,2024-05-01,1.00,x\n";
 #[test]
 fn captured_fields_become_columns_and_intervals_order_the_files() {
     let dir = tempfile::tempdir().unwrap();
-    let names = ["s1/sales_20240503.csv", "s2/sales_20240501.csv", "s1/sales_20241399.csv", "s1/other.csv"];
+    let names =
+        ["s1/sales_20240503.csv", "s2/sales_20240501.csv", "s1/sales_20241399.csv", "s1/other.csv"];
     let files: BTreeMap<String, Vec<u8>> =
         names.iter().map(|name| ((*name).to_owned(), ROW.into())).collect();
     write(dir.path(), &files);

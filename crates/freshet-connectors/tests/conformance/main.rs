@@ -4,6 +4,8 @@
 
 mod corrections;
 mod damage;
+mod inference;
 mod listing;
+mod parquet;
 mod places;
 mod support;
