@@ -574,6 +574,40 @@ fn quoted_nothing_is_text_and_unquoted_nothing_is_null() {
 }
 
 #[test]
+fn blank_lines_are_no_records_of_a_single_column() {
+    let file = b"a\n\n1\r\n\r\n\"\"\n \n2";
+    for level in Level::all() {
+        let how = How { level, ..How::default() };
+        let got = decode(file, &CsvOptions::default(), &Contract::default(), &how);
+        let texts: Vec<_> = got.rows.iter().map(|(_, row)| row[0].as_deref()).collect();
+        assert_eq!(texts, [Some("1"), Some(""), Some(" "), Some("2")]);
+        assert_eq!((got.records, got.lines), (4, 6));
+    }
+}
+
+#[test]
+fn records_of_many_columns_are_found_by_name() {
+    let width = 3000;
+    let names: Vec<String> = (0..width).map(|i| format!("c{i}")).collect();
+    let line = |row: usize| (0..width).map(|i| (i * row).to_string()).collect::<Vec<_>>().join(",");
+    let mut file = names.join(",");
+    for row in 1..=40 {
+        file = format!("{file}\n{}", line(row));
+    }
+    let contract = Contract {
+        columns: names.iter().rev().map(|name| column(name, "int").not_null()).collect(),
+        ..Contract::default()
+    };
+    let how = How { projection: Some(vec![0, width - 2]), ..How::default() };
+    let got = decode(file.as_bytes(), &CsvOptions::default(), &contract, &how);
+    assert_eq!((got.rows.len(), got.rejects.len()), (40, 0));
+    for (row, (_, cells)) in (1..).zip(&got.rows) {
+        let expected = [((width - 1) * row).to_string(), row.to_string()];
+        assert_eq!(cells.iter().flatten().collect::<Vec<_>>(), expected.iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn text_refers_to_the_chunk_it_came_in() {
     let file = b"a\na text that is longer than a view\n\"and one with a \"\"quote\"\"\"\n";
     let (_, decoded) =
