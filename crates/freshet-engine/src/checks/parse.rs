@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::info::{self, ArgumentInfo, COMMON, RuleInfo, RuleScope};
 use super::rule::{Bounds, Figure, Kind, Literal, RowTest};
 use super::{Relation, Rule};
+use crate::functions::one_line;
 
 /// Seconds of a day.
 const DAY: u64 = 86_400;
@@ -35,6 +36,7 @@ pub(super) fn parse(check: &Check, schema: Option<&Schema>) -> Result<Rule> {
     let arguments = Arguments::new(check, info, schema)?;
     arguments.fits_scope()?;
     let kind = arguments.kind()?;
+    // SQL is put into larger queries: a comment at its end would swallow what follows.
     let where_sql = match (&check.where_sql, arguments.text("row_condition")?) {
         (Some(_), Some(_)) => {
             return Err(arguments.wrong("both `where` and `row_condition` are given"));
@@ -45,6 +47,7 @@ pub(super) fn parse(check: &Check, schema: Option<&Schema>) -> Result<Rule> {
     if let Some(sql) = &where_sql {
         arguments.expression("where", sql)?;
     }
+    let where_sql = where_sql.as_deref().map(one_line);
     Ok(Rule { check: check.clone(), info, where_sql, kind })
 }
 
@@ -64,7 +67,8 @@ fn wrong(check: &Check, message: String) -> Error {
 
 /// A query without what may follow it.
 fn statement(sql: &str) -> String {
-    sql.trim().trim_end_matches(|c: char| c == ';' || c.is_whitespace()).to_owned()
+    let sql = one_line(sql);
+    sql.trim_end_matches(|c: char| c == ';' || c.is_whitespace()).to_owned()
 }
 
 /// Whether all of `sql` is one SQL expression.
@@ -228,7 +232,7 @@ impl<'a> Arguments<'a> {
                 Value::String(text) if quote => Ok(Literal::Text(text.clone())),
                 Value::String(text) => {
                     self.expression("values", text)?;
-                    Ok(Literal::Sql(text.clone()))
+                    Ok(Literal::Sql(one_line(text)))
                 }
                 Value::Number(number) => Ok(Literal::Number(number.to_string())),
                 Value::Bool(value) => Ok(Literal::Boolean(*value)),
@@ -275,7 +279,7 @@ impl<'a> Arguments<'a> {
                     Literal::Text(trimmed.to_owned())
                 } else {
                     self.expression(name, trimmed)?;
-                    Literal::Sql(trimmed.to_owned())
+                    Literal::Sql(one_line(trimmed))
                 }
             }
             Some(_) => return Err(self.wrong(&format!("\"{name}\" is not a value"))),
@@ -318,10 +322,10 @@ impl<'a> Arguments<'a> {
             && (self.spelled.starts_with("dbt") || is_expression(&text).is_err())
         {
             self.expression("expression", &continued)?;
-            return Ok(RowTest::Expression(continued));
+            return Ok(RowTest::Expression(one_line(&continued)));
         }
         self.expression("expression", &text)?;
-        Ok(RowTest::Expression(text))
+        Ok(RowTest::Expression(one_line(&text)))
     }
 
     fn unique(&self) -> Result<Kind> {
@@ -346,7 +350,7 @@ impl<'a> Arguments<'a> {
                     .hint("write it as in SQL: `updated_at desc, id`"));
             }
         }
-        Ok(Kind::Unique { columns, order_by })
+        Ok(Kind::Unique { columns, order_by: order_by.as_deref().map(one_line) })
     }
 
     fn null_ratio(&self) -> Result<Bounds> {

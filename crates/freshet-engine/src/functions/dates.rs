@@ -93,7 +93,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
             help: "The date so many units later. A date stays one with units of a day or more.",
         },
         arity: (3, 3),
-        coerce: |types| Ok(vec![DataType::Utf8View, DataType::Int64, moment_type(&types[2])]),
+        coerce: |types| Ok(vec![unit_type(&types[0]), DataType::Int64, moment_type(&types[2])]),
         returns: |args| {
             let part = Part::parse(literal_text(args, 0, "the unit")?)?;
             Ok(match argument_type(args, 2)? {
@@ -112,7 +112,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
         },
         arity: (3, 3),
         coerce: |types| {
-            Ok(vec![DataType::Utf8View, moment_type(&types[1]), moment_type(&types[2])])
+            Ok(vec![unit_type(&types[0]), moment_type(&types[1]), moment_type(&types[2])])
         },
         returns: |args| {
             Part::parse(literal_text(args, 0, "the unit")?)?;
@@ -191,7 +191,7 @@ pub(super) static FUNCTIONS: &[Function] = &[
             {
                 let pattern = args[1].as_string_view().value(row);
                 return exec_err!(
-                    "a value does not fit the pattern {pattern}; try_strptime gives null for it"
+                    "a value does not fit the pattern {pattern}; try_to_timestamp gives null for it"
                 );
             }
             Ok(Arc::new(read))
@@ -199,8 +199,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
     },
     Function {
         info: FunctionInfo {
-            name: "try_strptime",
-            aliases: &["try_to_timestamp"],
+            name: "try_to_timestamp",
+            aliases: &["try_strptime"],
             usage: "try_to_timestamp(text[, format])",
             help: "Text read as a timestamp, ISO 8601 or by a pattern such as '%d.%m.%Y' or 'DD.MM.YYYY'; null where it does not fit.",
         },
@@ -235,6 +235,14 @@ fn moment_type(data_type: &DataType) -> DataType {
         DataType::Date32 | DataType::Date64 => DataType::Date32,
         DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
         _ => MOMENT,
+    }
+}
+
+/// Text as it is: a literal that is cast is none any more, and the result's type hangs on it.
+fn unit_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 => data_type.clone(),
+        _ => DataType::Utf8View,
     }
 }
 
@@ -360,6 +368,7 @@ impl Part {
 
 /// The unit of a call, which is the same in every row.
 fn unit(column: &ArrayRef) -> PlanResult<Part> {
+    let column = cast(column, &DataType::Utf8View)?;
     let column = column.as_string_view();
     if column.is_empty() || column.is_null(0) {
         return exec_err!("the unit is missing");

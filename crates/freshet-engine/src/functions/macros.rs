@@ -17,8 +17,11 @@ const UNIT_FIRST: [&str; 7] =
 /// Calls within arguments and bodies of others, at most.
 const MAX_DEPTH: usize = 64;
 
-/// Bytes of an expanded query, at most: macros that call each other twice grow without a circle.
-const MAX_BYTES: usize = 16 << 20;
+/// Calls expanded in one query, at most: macros that call each other twice grow without a circle.
+const MAX_CALLS: usize = 20_000;
+
+/// Bytes of an expanded query, at most.
+const MAX_BYTES: usize = 4 << 20;
 
 /// Replaces calls of `macros` in a query by their bodies, arguments put in and both in brackets,
 /// and puts units of `dateadd(day, …)` and the like in quotes.
@@ -27,9 +30,19 @@ const MAX_BYTES: usize = 16 << 20;
 /// expansion stands on the line of its call. Names are compared without case; a quoted name, a
 /// qualified one and one that no bracket follows is never a call.
 pub fn expand_macros(sql: &str, macros: &[SqlMacro]) -> Result<String> {
-    let mut open = Vec::new();
-    let expanded = expand(sql, macros, &mut open, 0)?;
+    let mut state = State { open: Vec::new(), depth: 0, calls: 0 };
+    let expanded = expand(sql, macros, &mut state)?;
     Ok(expanded.unwrap_or_else(|| sql.to_owned()))
+}
+
+/// How far an expansion has come.
+struct State<'m> {
+    /// The macros within whose bodies it is.
+    open: Vec<&'m SqlMacro>,
+    /// Calls within whose arguments or bodies it is.
+    depth: usize,
+    /// Calls expanded so far.
+    calls: usize,
 }
 
 /// A token and the bytes that it stands on.
@@ -40,21 +53,8 @@ struct Piece {
     end: usize,
 }
 
-/// Expands `text`; `None` where there is nothing to expand. `open` are the macros within whose
-/// bodies it stands.
-fn expand<'m>(
-    text: &str,
-    macros: &'m [SqlMacro],
-    open: &mut Vec<&'m SqlMacro>,
-    depth: usize,
-) -> Result<Option<String>> {
-    if depth > MAX_DEPTH {
-        return Err(Error::new(
-            code::LIMIT,
-            format!("calls of SQL macros stand within each other more than {MAX_DEPTH} deep"),
-        )
-        .hint("name a part of the expression in a common table expression"));
-    }
+/// Expands `text`; `None` where there is nothing to expand.
+fn expand<'m>(text: &str, macros: &'m [SqlMacro], state: &mut State<'m>) -> Result<Option<String>> {
     // Text that cannot be cut into tokens is a matter for whoever plans it, and has a place there.
     let Some(pieces) = pieces(text) else { return Ok(None) };
     let mut out = String::new();
@@ -81,16 +81,24 @@ fn expand<'m>(
         };
         out.push_str(&text[copied..pieces[index].start]);
         let whole = &text[pieces[index].start..pieces[call.close].end];
-        out.push_str(&body(found, &call, macros, open, depth)?);
-        // What follows keeps its line.
-        out.extend(std::iter::repeat_n('\n', whole.matches('\n').count()));
-        if out.len() > MAX_BYTES {
+        state.calls += 1;
+        state.depth += 1;
+        if state.depth > MAX_DEPTH || state.calls > MAX_CALLS {
             return Err(Error::new(
                 code::LIMIT,
-                format!("SQL macro \"{}\" expands to more than {MAX_BYTES} bytes", found.name),
+                format!(
+                    "calls of SQL macro \"{}\" go more than {MAX_DEPTH} deep or are more than {MAX_CALLS}",
+                    found.name
+                ),
             )
+            .hint("name a part of the expression in a common table expression")
             .at(found.location.clone()));
         }
+        out.push_str(&body(found, &call, macros, state)?);
+        state.depth -= 1;
+        // What follows keeps its line.
+        out.extend(std::iter::repeat_n('\n', whole.matches('\n').count()));
+        check_size(found, out.len())?;
         copied = pieces[call.close].end;
         index = call.close + 1;
     }
@@ -106,11 +114,11 @@ fn body<'m>(
     found: &'m SqlMacro,
     call: &Call<'_>,
     macros: &'m [SqlMacro],
-    open: &mut Vec<&'m SqlMacro>,
-    depth: usize,
+    state: &mut State<'m>,
 ) -> Result<String> {
-    if let Some(first) = open.iter().position(|outer| std::ptr::eq(*outer, found)) {
-        let mut names: Vec<_> = open[first..].iter().map(|outer| outer.name.as_str()).collect();
+    if let Some(first) = state.open.iter().position(|outer| std::ptr::eq(*outer, found)) {
+        let mut names: Vec<_> =
+            state.open[first..].iter().map(|outer| outer.name.as_str()).collect();
         names.push(&found.name);
         return Err(Error::new(
             code::CYCLE,
@@ -136,16 +144,28 @@ fn body<'m>(
     // no recursion.
     let mut arguments = Vec::with_capacity(call.arguments.len());
     for argument in &call.arguments {
-        let expanded = expand(argument, macros, open, depth + 1)?;
+        let expanded = expand(argument, macros, state)?;
         arguments.push(one_line(expanded.as_deref().unwrap_or(argument)));
     }
-    open.push(found);
-    let inner = expand(&found.body, macros, open, depth + 1);
-    open.pop();
+    state.open.push(found);
+    let inner = expand(&found.body, macros, state);
+    state.open.pop();
     let inner = inner?.unwrap_or_else(|| found.body.clone());
     // Parameters are replaced last, and in the expanded body: an inner macro's body may not use
     // the outer one's parameters, but its arguments do.
-    Ok(format!("({})", substitute(&one_line(&inner), &found.parameters, &arguments)))
+    Ok(format!("({})", substitute(found, &one_line(&inner), &arguments)?))
+}
+
+fn check_size(found: &SqlMacro, bytes: usize) -> Result<()> {
+    if bytes <= MAX_BYTES {
+        return Ok(());
+    }
+    Err(Error::new(
+        code::LIMIT,
+        format!("SQL macro \"{}\" expands to more than {MAX_BYTES} bytes", found.name),
+    )
+    .hint("use its parameters less often, or name its arguments in a common table expression")
+    .at(found.location.clone()))
 }
 
 /// Refuses a body that is not one expression: brackets would not hold it together.
@@ -169,8 +189,9 @@ fn check_body(found: &SqlMacro) -> Result<()> {
 }
 
 /// Puts arguments in place of parameters: bare names, neither qualified nor called.
-fn substitute(body: &str, parameters: &[String], arguments: &[String]) -> String {
-    let Some(pieces) = pieces(body) else { return body.to_owned() };
+fn substitute(found: &SqlMacro, body: &str, arguments: &[String]) -> Result<String> {
+    let Some(pieces) = pieces(body) else { return Ok(body.to_owned()) };
+    let parameters = &found.parameters;
     let solid: Vec<_> = pieces.iter().filter(|piece| !is_blank(&piece.token)).collect();
     let mut out = String::new();
     let mut copied = 0;
@@ -190,13 +211,14 @@ fn substitute(body: &str, parameters: &[String], arguments: &[String]) -> String
         out.push_str(&body[copied..piece.start]);
         out.push_str(&format!("({})", arguments[parameter]));
         copied = piece.end;
+        check_size(found, out.len())?;
     }
     out.push_str(&body[copied..]);
-    out
+    Ok(out)
 }
 
 /// Text without comments and line feeds outside of quotes.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let Some(pieces) = pieces(text) else { return text.to_owned() };
     let mut line = String::with_capacity(text.len());
     for piece in &pieces {

@@ -18,6 +18,7 @@ mod scalar;
 mod text;
 
 pub use macros::expand_macros;
+pub(crate) use macros::one_line;
 use scalar::Function;
 
 /// The result of anything that DataFusion calls.
