@@ -22,7 +22,8 @@ def equal(a, b):
 
 ours_path, theirs_path = sys.argv[1:3]
 with open(ours_path, newline="") as file:
-    ours = [[value(text) for text in row] for row in csv.reader(file)][1:]
+    # An empty line is a row of one null.
+    ours = [[value(text) for text in row or [""]] for row in csv.reader(file)][1:]
 with open(theirs_path) as file:
     theirs = [[value(text) for text in line.rstrip("\n").split("|")] for line in file]
 if len(ours) != len(theirs):
