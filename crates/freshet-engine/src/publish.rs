@@ -155,20 +155,35 @@ pub async fn recover(
 ) -> Result<Vec<Recovered>> {
     let mut recovered = Vec::new();
     for table in intent::tables(lake.store()).await? {
-        let listed = intent::list(lake.store(), &table).await?;
-        let Some(&highest) = listed.numbers.last() else { continue };
-        let held = match lake.load(&table, None).await? {
-            Some(snapshot) => lake.last_transaction(&snapshot, APP).await?,
-            None => 0,
-        };
-        if highest <= held {
-            continue;
-        }
+        recovered.extend(recover_table(lake, dead_letter_lock, &table).await?);
+    }
+    Ok(recovered)
+}
+
+/// As [`recover`], for one table that nobody else writes meanwhile.
+pub async fn recover_table(
+    lake: &Lake,
+    dead_letter_lock: &tokio::sync::Mutex<()>,
+    table: &TableName,
+) -> Result<Vec<Recovered>> {
+    let mut recovered = Vec::new();
+    let listed = intent::list(lake.store(), table).await?;
+    let Some(&highest) = listed.numbers.last() else { return Ok(recovered) };
+    let held = held(lake, table).await?;
+    if highest > held {
         for number in listed.numbers.into_iter().filter(|number| *number > held) {
-            recovered.push(recover_one(lake, dead_letter_lock, &table, number).await?);
+            recovered.push(recover_one(lake, dead_letter_lock, table, number).await?);
         }
     }
     Ok(recovered)
+}
+
+/// The number of the last intent that a table holds; 0 where there is none.
+pub async fn held(lake: &Lake, table: &TableName) -> Result<u64> {
+    match lake.load(table, None).await? {
+        Some(snapshot) => lake.last_transaction(&snapshot, APP).await,
+        None => Ok(0),
+    }
 }
 
 async fn recover_one(

@@ -18,7 +18,8 @@ pub trait Builder: Send + Sync + Debug {
     /// tasks of a run, while nobody else writes the environment. A second call finds nothing.
     async fn recover(&self) -> Result<Vec<RecoveredIntent>>;
 
-    /// Builds one node: execute, stage, check, publish, load. On an error nothing is published,
+    /// Builds one node: execute, stage, check, publish, load. The task's progress is what the index
+    /// knows; where the table's own log says otherwise, the log is right. On an error nothing is published,
     /// unless the intent was durable already: then the next [`Builder::recover`] finishes it.
     async fn build(
         &self,

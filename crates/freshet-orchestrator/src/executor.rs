@@ -195,7 +195,7 @@ async fn recover(
     store: &MetaStore,
     clock: &dyn Clock,
 ) -> Result<Vec<String>> {
-    let interrupted = store.mark_interrupted().await?;
+    let interrupted = store.interrupted().await?;
     let recovered = builder.recover().await?;
     for intent in &recovered {
         warn!(model = %intent.model, number = intent.number, run = %intent.run,
@@ -208,6 +208,8 @@ async fn recover(
         debug!(intents = intents.len(), "the record of runs is brought up to the lake");
         store.rebuild(&intents, &project.name, &project.environment.name).await?;
     }
+    // Only now: a process that dies before this leaves the sign for the next one.
+    store.mark_interrupted().await?;
     let finished = recovered.iter().filter(|intent| intent.action == Recovery::Finished);
     Ok(finished
         .map(|intent| format!("{} {} (run {})", intent.model, intent.number, intent.run))

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeZone, Utc};
 use freshet_core::config::ByteSize;
 use freshet_core::contract::{SchemaChange, SchemaDiff};
 use freshet_core::source::{ContentDigest, Interval, Split, SplitStatus};
-use freshet_core::{EdgeCounts, ErrorKind, ModelId, OperatorCounts, Result, SourceId};
+use freshet_core::{EdgeCounts, Error, ErrorKind, ModelId, OperatorCounts, Result, SourceId};
 use freshet_engine::{
     BuildObserver, BuildReport, BuildTask, CheckReport, CheckStatus, ConsumedSplit, ErrorReport,
     FileReport, MissingFile, ModelProgress,
@@ -228,6 +228,8 @@ pub(crate) struct Scripted {
     script: Box<Script>,
     pub tasks: Mutex<Vec<BuildTask>>,
     pub recovered: Mutex<Vec<RecoveredIntent>>,
+    /// Makes the next recovery fail.
+    pub unrecoverable: Mutex<Option<Error>>,
     pub intents: Mutex<Vec<IntentRecord>>,
     pub intents_read: AtomicUsize,
 }
@@ -243,6 +245,7 @@ impl Scripted {
             script: Box::new(move |task, observer| Box::pin(script(task, observer))),
             tasks: Mutex::default(),
             recovered: Mutex::default(),
+            unrecoverable: Mutex::default(),
             intents: Mutex::default(),
             intents_read: AtomicUsize::new(0),
         })
@@ -263,7 +266,10 @@ impl std::fmt::Debug for Scripted {
 #[async_trait]
 impl Builder for Scripted {
     async fn recover(&self) -> Result<Vec<RecoveredIntent>> {
-        Ok(std::mem::take(&mut self.recovered.lock()))
+        match self.unrecoverable.lock().take() {
+            Some(error) => Err(error),
+            None => Ok(std::mem::take(&mut self.recovered.lock())),
+        }
     }
 
     async fn build(&self, task: &BuildTask, observer: Arc<dyn BuildObserver>) -> Outcome {

@@ -75,14 +75,20 @@ impl Engine {
         task: &BuildTask,
         observer: Arc<dyn BuildObserver>,
     ) -> std::result::Result<BuildReport, Failure> {
-        let node = self.node(&task.model).map_err(|error| Failure { error, report: None })?;
+        let before = |error| Failure { error, report: None };
+        let node = self.node(&task.model).map_err(before)?;
+        let table = table_of(self.project(), node);
+        let settled = match self.settled_progress(node, &table, task).await.map_err(before)? {
+            Some(progress) => &BuildTask { progress, ..task.clone() },
+            None => task,
+        };
         let mut build = Build {
             engine: self,
-            task,
+            task: settled,
             node,
-            table: table_of(self.project(), node),
+            table,
             observer,
-            report: empty_report(node, task),
+            report: empty_report(node, settled),
             began: Instant::now(),
             phase: "plan",
         };
@@ -94,6 +100,29 @@ impl Engine {
             Err(error) => {
                 build.end_phase();
                 Err(Failure { error, report: Some(Box::new(build.report)) })
+            }
+        }
+    }
+
+    /// How far a table has come by its own log, where the task says otherwise. The caller's index
+    /// may be older: a process can die between a commit and the index, and a power cut can take
+    /// the index back. An intent that an earlier attempt left behind is finished first.
+    async fn settled_progress(
+        &self,
+        node: &Node,
+        table: &TableName,
+        task: &BuildTask,
+    ) -> Result<Option<ModelProgress>> {
+        if matches!(node.config.materialized, Materialized::View | Materialized::Ephemeral) {
+            return Ok(None);
+        }
+        publish::recover_table(self.lake(), &self.dead_letter_lock, table).await?;
+        match publish::held(self.lake(), table).await? {
+            number if number == task.progress.number => Ok(None),
+            0 => Ok(Some(ModelProgress::default())),
+            number => {
+                let intent = intent::read(self.lake().store(), table, number).await?;
+                Ok(Some(intent.report.progress))
             }
         }
     }

@@ -389,6 +389,29 @@ async fn commits_of_a_dead_process_are_finished_and_brought_into_the_record() {
 }
 
 #[tokio::test]
+async fn a_recovery_that_does_not_end_is_made_again_whole() {
+    let bench = Bench::new().await;
+    let project = bench.project(&[("a", &[])]);
+    let builder = Scripted::new(|task, _| async move { next(&task) });
+    bench.run(&project, &builder).await;
+    let died = RunReport {
+        id: "dead".into(),
+        status: Status::Running,
+        finished: None,
+        ..bench.store.run("latest").await.expect("it is in the record")
+    };
+    bench.store.begin_run(&died).await.expect("the run is recorded");
+    let read = builder.intents_read.load(Ordering::SeqCst);
+    *builder.unrecoverable.lock() = Some(Error::new(code::INTENT, "the disk is away"));
+    let failed = bench.try_run(&project, &builder, &RunOptions::default()).await;
+    assert_eq!(failed.expect_err("nothing could be finished").code(), code::INTENT);
+    bench.run(&project, &builder).await;
+    assert_eq!(builder.intents_read.load(Ordering::SeqCst), read + 1);
+    let before = bench.store.run("dead").await.expect("the dead run is there");
+    assert_eq!((before.status, before.finished), (Status::Failed, None));
+}
+
+#[tokio::test]
 async fn intents_are_read_only_where_the_record_may_lack_some() {
     let bench = Bench::new().await;
     let project = bench.project(&[("a", &[])]);

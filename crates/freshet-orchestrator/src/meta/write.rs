@@ -39,7 +39,11 @@ impl MetaStore {
                 .map_err(fail)?;
         let position = usize::try_from(position.unwrap_or(0)).unwrap_or(0);
         self.insert_task(&mut transaction, run, position, task).await?;
-        if let Some(build) = task.build.as_ref().filter(|build| was_published(build)) {
+        let counts = |build: &&BuildReport| {
+            let ended_well = matches!(task.status, Status::Success | Status::Partial);
+            build.progress.number > 0 && (ended_well || was_published(build))
+        };
+        if let Some(build) = task.build.as_ref().filter(counts) {
             ledger::save(&mut transaction, &task.model, &build.progress)
                 .await
                 .map_err(self.failed("could not record progress in"))?;
@@ -94,19 +98,26 @@ impl MetaStore {
         Ok(())
     }
 
-    /// Marks every run that is recorded as under way as failed, and says which: for whoever holds
-    /// the environment's lock, so that their processes must have died.
+    /// The runs that are recorded as under way. For whoever holds the environment's lock: their
+    /// processes must have died.
+    pub async fn interrupted(&self) -> Result<Vec<RunId>> {
+        let ids: Vec<String> =
+            sqlx::query_scalar("select id from runs where status = ? order by started")
+                .bind(name_of(&Status::Running)?)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(self.failed("could not look for interrupted runs in"))?;
+        Ok(ids.into_iter().map(RunId::new).collect())
+    }
+
+    /// Marks every run that is recorded as under way as failed, and says which. Done last of a
+    /// recovery: until then the mark that one is due must stay.
     pub async fn mark_interrupted(&self) -> Result<Vec<RunId>> {
         let fail = self.failed("could not record interrupted runs in");
         let running = name_of(&Status::Running)?;
-        let ids: Vec<String> =
-            sqlx::query_scalar("select id from runs where status = ? order by started")
-                .bind(&running)
-                .fetch_all(&self.pool)
-                .await
-                .map_err(&fail)?;
+        let ids = self.interrupted().await?;
         if ids.is_empty() {
-            return Ok(Vec::new());
+            return Ok(ids);
         }
         let mut transaction = self.begin().await?;
         for id in &ids {
@@ -115,7 +126,7 @@ impl MetaStore {
             )
             .bind(name_of(&Status::Failed)?)
             .bind(to_json(&super::read::interrupted())?)
-            .bind(id)
+            .bind(id.as_str())
             .bind(&running)
             .bind(name_of(&Status::Pending)?)
             .execute(&mut *transaction)
@@ -123,13 +134,13 @@ impl MetaStore {
             .map_err(&fail)?;
             sqlx::query("update runs set status = ? where id = ?")
                 .bind(name_of(&Status::Failed)?)
-                .bind(id)
+                .bind(id.as_str())
                 .execute(&mut *transaction)
                 .await
                 .map_err(&fail)?;
         }
         self.commit(transaction).await?;
-        Ok(ids.into_iter().map(RunId::new).collect())
+        Ok(ids)
     }
 
     /// Records what became of an intent that a process left behind: its task counts as done if it
@@ -435,7 +446,8 @@ impl MetaStore {
     }
 }
 
-/// A build whose check or load failed reports too; the ledger moves only with what was published.
+/// Of what a failed build reports, only what it had published by then moves the ledger. One that
+/// ended well says how far its table has come, whether it published or found nothing new.
 fn was_published(build: &BuildReport) -> bool {
     build.version.is_some() && build.number == Some(build.progress.number)
 }
