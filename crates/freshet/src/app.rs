@@ -1,6 +1,7 @@
 //! Wiring: a project with its connectors, engine and record of runs. Commands take what they need
 //! from here and open nothing themselves.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use freshet_project::{LoadOptions, Project, ProjectState, Selection};
 use tokio::runtime::Runtime;
 
 use crate::cli::{GlobalArgs, SelectArgs};
+use crate::ui::{Ui, printable};
 
 /// Where a command works: the folder and what the command line says of it.
 #[derive(Debug, Clone)]
@@ -81,6 +83,22 @@ pub struct App {
 }
 
 impl App {
+    /// Says what loading the project found worth saying.
+    pub fn warn(&self, ui: &Ui) {
+        if ui.json || ui.quiet {
+            return;
+        }
+        for warning in &self.project.warnings {
+            // Who cannot read warnings is not kept from running.
+            let _ = writeln!(
+                std::io::stderr(),
+                "{} {}",
+                ui.err.yellow("warning:"),
+                printable(warning, false)
+            );
+        }
+    }
+
     /// The record of runs.
     pub async fn meta(&self) -> Result<MetaStore> {
         open_meta(&self.project).await

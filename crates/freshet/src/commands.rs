@@ -13,5 +13,6 @@ pub mod ls;
 pub mod run;
 pub mod runs;
 pub mod show;
+pub mod sources;
 pub mod sql;
 pub mod test;

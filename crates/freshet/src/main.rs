@@ -118,14 +118,7 @@ fn dispatch(cli: &Cli, dir: &Path, ui: &Ui) -> CommandResult {
         Command::Show(args) => commands::show::run(args, &place, ui),
         Command::Runs(args) => commands::runs::run(args, &place, ui),
         Command::Dlq(args) => commands::dlq::run(args, &place, ui),
-        Command::Sources(args) => {
-            let _ = args;
-            Err(freshet_core::Error::new(
-                freshet_core::error::code::ARGUMENTS,
-                "sources cannot be inferred by this build",
-            )
-            .into())
-        }
+        Command::Sources(args) => commands::sources::run(args, &place, ui),
         Command::Connectors(args) => commands::connectors::run(args, ui),
         Command::Generate(args) => commands::generate::run(args, ui),
         Command::Lake(args) => commands::lake::run(args, &place, ui),

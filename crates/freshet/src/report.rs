@@ -261,7 +261,7 @@ fn write_rows(out: &mut dyn Write, report: &RunReport, ui: &Ui) -> io::Result<()
     let mut table = edge_table(&[("model", Align::Left)]).indented("  ");
     for task in &report.tasks {
         let Some(build) = &task.build else { continue };
-        for (edge, counts) in &build.edges {
+        for (edge, counts) in in_order(&build.edges) {
             edge_row(&mut table, [printable(task.model.as_str(), false).into()], edge, counts);
         }
     }
@@ -270,6 +270,18 @@ fn write_rows(out: &mut dyn Write, report: &RunReport, ui: &Ui) -> io::Result<()
     }
     heading(out, "rows", ui.out)?;
     table.write(out, ui.width, ui.out)
+}
+
+/// Edges in the order in which rows pass them.
+fn in_order(edges: &BTreeMap<String, EdgeCounts>) -> Vec<(&str, &EdgeCounts)> {
+    let rank = |edge: &str| {
+        let stages = ["decode", "contract", "check", "store", "load"];
+        let stage = edge.split(':').next().unwrap_or_default();
+        stages.iter().position(|known| *known == stage).unwrap_or(stages.len())
+    };
+    let mut edges: Vec<_> = edges.iter().map(|(edge, counts)| (edge.as_str(), counts)).collect();
+    edges.sort_by_key(|(edge, _)| rank(edge));
+    edges
 }
 
 fn edge_table(before: &[(&str, Align)]) -> Table {

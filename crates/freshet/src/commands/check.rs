@@ -14,7 +14,7 @@ use crate::ui::Ui;
 /// Says that all is well, or everything that is not.
 pub fn run(place: &Place, ui: &Ui) -> CommandResult {
     let started = Instant::now();
-    let checked = check(place);
+    let checked = check(place, ui);
     let mut out = std::io::stdout().lock();
     match checked {
         Ok(counts) => {
@@ -55,8 +55,9 @@ struct Counts {
     unit_tests: u64,
 }
 
-fn check(place: &Place) -> Result<Counts, Error> {
+fn check(place: &Place, ui: &Ui) -> Result<Counts, Error> {
     let app = place.open()?;
+    app.warn(ui);
     app::runtime(None)?.block_on(app.engine.compile_all())?;
     Ok(Counts {
         nodes: app.project.nodes.len() as u64,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use freshet_core::Result;
 use freshet_core::source::Interval;
-use freshet_orchestrator::{RunContext, RunOptions, RunReport, run_selected};
-use freshet_project::ProjectState;
+use freshet_orchestrator::{RunContext, RunOptions, RunReport};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, App, Place};
 use crate::cli::{RunArgs, SelectArgs};
+use crate::demo;
 use crate::exit::CommandResult;
 use crate::progress;
 use crate::report::{run_outcome, write_summary};
@@ -42,6 +42,8 @@ pub fn run(args: &RunArgs, place: &Place, ui: &Ui) -> CommandResult {
         threads: args.threads,
     };
     let app = place.open()?;
+    app.warn(ui);
+    demo::make_missing(&app.project, ui)?;
     app::runtime(args.threads)?.block_on(run_and_report(&app, &request, ui))
 }
 
@@ -62,9 +64,6 @@ pub async fn run_and_report(app: &App, request: &RunRequest, ui: &Ui) -> Command
 
 async fn execute(app: &App, request: &RunRequest, ui: &Ui) -> Result<RunReport> {
     let store = app.meta().await?;
-    let environment = &app.project.environment.name;
-    let before: Option<ProjectState> = store.load_state(environment).await?;
-    let selected = app.select(&request.nodes, before.as_ref())?;
     let options = RunOptions {
         select: request.nodes.select.clone(),
         exclude: request.nodes.exclude.clone(),
@@ -76,9 +75,8 @@ async fn execute(app: &App, request: &RunRequest, ui: &Ui) -> Result<RunReport> 
     };
     let cancel = CancellationToken::new();
     let stopper = tokio::spawn(cancel_on_signal(cancel.clone()));
-    let report = run_selected(
+    let report = freshet_orchestrator::run(
         Arc::clone(&app.project),
-        &selected,
         Arc::clone(&app.engine) as Arc<dyn freshet_orchestrator::Builder>,
         &store,
         &options,

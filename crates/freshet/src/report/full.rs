@@ -101,7 +101,7 @@ fn write_task(
 
 fn write_edges(out: &mut dyn Write, build: &BuildReport, ui: &Ui) -> io::Result<()> {
     let mut table = edge_table(&[]).indented("  ");
-    for (edge, counts) in &build.edges {
+    for (edge, counts) in in_order(&build.edges) {
         edge_row(&mut table, [], edge, counts);
     }
     if table.is_empty() { Ok(()) } else { table.write(out, ui.width, ui.out) }

@@ -1,0 +1,351 @@
+//! The binary as users meet it: what it prints, where, and with which exit code.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// A project folder of its own, and the binary run in it.
+struct Project {
+    _temp: tempfile::TempDir,
+    dir: PathBuf,
+}
+
+/// What a command came to.
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    /// Holds the exit code against what was expected.
+    #[track_caller]
+    fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.out, self.err);
+        self
+    }
+
+    /// Holds what was printed against what must be in it.
+    #[track_caller]
+    fn says(self, expected: &[&str]) -> Self {
+        for expected in expected {
+            assert!(
+                self.out.contains(expected) || self.err.contains(expected),
+                "{expected:?} is missing\nstdout:\n{}\nstderr:\n{}",
+                self.out,
+                self.err
+            );
+        }
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.out, self.err))
+    }
+
+    fn json_lines(&self) -> Vec<Value> {
+        let parse = |line| serde_json::from_str(line).expect("each line is JSON");
+        self.out.lines().map(parse).collect()
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().expect("it was not killed"),
+            out: String::from_utf8(output.stdout).expect("output is text"),
+            err: String::from_utf8(output.stderr).expect("errors are text"),
+        }
+    }
+}
+
+fn freshet(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+    command.args(args).stdin(Stdio::null());
+    for name in ["FRESHET_PROJECT", "FRESHET_ENV", "FRESHET_LOG", "NO_COLOR", "CLICOLOR_FORCE"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn ran(args: &[&str]) -> Ran {
+    freshet(args).output().expect("the binary starts").into()
+}
+
+impl Project {
+    fn empty() -> Self {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        Self { dir: temp.path().join("shop"), _temp: temp }
+    }
+
+    /// What `freshet init` makes.
+    fn init() -> Self {
+        let project = Self::empty();
+        ran(&["init", project.path()]).exits(0);
+        project
+    }
+
+    fn path(&self) -> &str {
+        self.dir.to_str().expect("the path is text")
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        let output = freshet(args).current_dir(&self.dir).output();
+        output.expect("the binary starts").into()
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.dir.join(path);
+        std::fs::create_dir_all(path.parent().expect("it is in a folder")).expect("folder is made");
+        std::fs::write(path, text).expect("file is written");
+    }
+
+    fn read(&self, path: &str) -> String {
+        std::fs::read_to_string(self.dir.join(path)).expect("file is read")
+    }
+
+    /// Puts `new` where a file has `old`.
+    #[track_caller]
+    fn replace(&self, path: &str, old: &str, new: &str) {
+        let text = self.read(path);
+        assert!(text.contains(old), "{path} has no {old:?}");
+        self.write(path, &text.replace(old, new));
+    }
+
+    /// The only cell of a query's only row.
+    #[track_caller]
+    fn cell(&self, sql: &str) -> String {
+        let ran = self.run(&["sql", "--format", "csv", sql]).exits(0);
+        ran.out.lines().nth(1).unwrap_or_else(|| panic!("no row: {}", ran.out)).to_owned()
+    }
+}
+
+#[test]
+fn new_project_checks_runs_and_is_queried() {
+    let project = Project::init();
+    project.run(&["check"]).exits(0).says(&["ok: "]);
+    let run = project.run(&["run"]).exits(0);
+    assert!(!run.out.contains('\x1b') && !run.err.contains('\x1b'), "no colours in a pipe");
+    run.says(&["stg_orders", "daily_revenue", "shop.orders: 1 (type 1)", "success"]);
+    // 12 orders, one of which has a bad amount.
+    assert_eq!(project.cell("select count(*) from stg_orders"), "11");
+
+    let all = ["sql", "--json", "select * from daily_revenue order by day, country"];
+    let before = project.run(&all).exits(0).json();
+    project.run(&["run", "--full-refresh"]).exits(0);
+    assert_eq!(project.run(&all).exits(0).json(), before);
+    project.run(&["test"]).exits(0);
+}
+
+#[test]
+fn dead_letter_is_shown_corrected_and_counted_once() {
+    let project = Project::init();
+    project.run(&["run"]).exits(0);
+    let groups = project.run(&["dlq", "ls", "--json"]).exits(0).json();
+    assert_eq!(groups[0]["rule"], "type");
+    assert_eq!(groups[0]["records"], 1);
+
+    let letters = project.run(&["dlq", "show", "--json"]).exits(0).json_lines();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0]["record"], "1009,3,2026-10-02 17:45:00,paid,12.5O");
+    assert_eq!(letters[0]["line"], 6);
+    let id = letters[0]["id"].as_str().expect("it has an id");
+
+    let record = "1009,3,2026-10-02 17:45:00,paid,12.50";
+    let replay = ["dlq", "replay", "--id", id, "--record", record];
+    project.run(&replay).exits(0);
+    assert_eq!(project.cell("select count(*) from stg_orders"), "12");
+    assert_eq!(project.cell("select amount from stg_orders where order_id = 1009"), "12.50");
+
+    // Again, and from everything: neither lost nor doubled.
+    project.run(&replay).exits(0).says(&["0 corrections kept, 1 kept before"]);
+    project.run(&["run", "--full-refresh"]).exits(0);
+    assert_eq!(project.cell("select count(*) from stg_orders"), "12");
+    assert_eq!(project.run(&["dlq", "ls", "--json"]).exits(0).json()[0]["replayed"], 1);
+    project.run(&["dlq", "show", "nothing:0"]).exits(2).says(&["error[F0801]"]);
+}
+
+#[test]
+fn project_errors_are_all_named_with_line_and_hint() {
+    let project = Project::init();
+    project.replace("models/daily_revenue.sql", "stg_orders", "stg_order");
+    project.replace("sources/shop.yml", "data_type: bigint", "data_typ: bigint");
+    let checked = project.run(&["check"]).exits(2).says(&[
+        "error[F0104]",
+        "models/daily_revenue.sql:8",
+        "| from {{ ref('stg_order') }} as o",
+        "\"stg_orders\"",
+        "error[F0102]",
+        "sources/shop.yml",
+        "data_type",
+        "2 errors",
+    ]);
+    assert_eq!(checked.out, "");
+    let json = project.run(&["check", "--json"]).exits(2).json();
+    assert_eq!(json["errors"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn failing_check_keeps_the_old_version_and_exits_with_1() {
+    let project = Project::init();
+    project.run(&["run"]).exits(0);
+    let before = project.cell("select sum(revenue) from daily_revenue");
+    project.replace("models/models.yml", "min: 0", "min: 100000");
+    project.run(&["run", "--full-refresh"]).exits(1).says(&["F0401", "failed"]);
+    assert_eq!(project.cell("select sum(revenue) from daily_revenue"), before);
+    let shown = project.run(&["runs", "show"]).exits(0);
+    shown.says(&["failed", "freshet run --full-refresh", "decode:shop.orders"]);
+    project.run(&["test", "--select", "daily_revenue"]).exits(1);
+}
+
+#[test]
+fn missing_and_empty_files_are_named_and_exit_with_3() {
+    let project = Project::init();
+    project.write("data/orders_20261004.csv", "");
+    project.write("data/orders_20261006.csv", &project.read("data/orders_20261003.csv"));
+    let run = project.run(&["run"]).exits(3);
+    run.says(&["orders_20261004.csv", "orders_20261005.csv", "1 empty", "1 missing"]);
+}
+
+#[test]
+fn programs_get_events_with_the_report_last() {
+    let project = Project::init();
+    let events = project.run(&["run", "--json"]).exits(0).json_lines();
+    assert_eq!(events[0]["event"], "run_started");
+    let last = events.last().expect("there are events");
+    assert_eq!(last["event"], "run_finished");
+    assert_eq!(last["report"]["status"], "success");
+    let runs = project.run(&["runs", "--json"]).exits(0).json();
+    assert_eq!(runs[0]["id"], last["report"]["id"]);
+    let report = project.run(&["runs", "show", "--json"]).exits(0).json();
+    assert_eq!(report["id"], runs[0]["id"]);
+}
+
+#[test]
+fn wrong_arguments_exit_with_2_and_help_with_0() {
+    let project = Project::empty();
+    std::fs::create_dir(&project.dir).expect("folder is made");
+    for (args, expected) in [
+        (vec!["rum"], "run"),
+        (vec!["run", "--interval", "yesterday"], "not a span of time"),
+        (vec!["run"], "error[F0101]"),
+        (vec!["connectors", "show", "flies"], "did you mean \"files\"?"),
+        (vec!["sql", "--file", "no_such.sql"], "no_such.sql"),
+        (vec!["--log-level", "[", "connectors"], "no log level"),
+    ] {
+        let ran = project.run(&args).exits(2).says(&[expected]);
+        assert_eq!(ran.out, "", "{args:?}");
+    }
+    ran(&["--version"]).exits(0).says(&["freshet "]);
+    ran(&["help", "run"]).exits(0).says(&["--full-refresh"]);
+    ran(&["internal", "docs"]).exits(0).says(&["## `freshet run`"]);
+}
+
+#[test]
+fn init_touches_nothing_that_is_there() {
+    let project = Project::init();
+    project.write("freshet.yml", "name: mine\n");
+    ran(&["init", project.path()]).exits(2);
+    assert_eq!(project.read("freshet.yml"), "name: mine\n");
+}
+
+#[test]
+fn queries_come_from_arguments_files_and_standard_input() {
+    let project = Project::init();
+    project.write("two.sql", "select 1 as a; -- and\nselect 'x;' as b;\n");
+    let two = project.run(&["sql", "-f", "two.sql", "--format", "csv"]).exits(0);
+    assert_eq!(two.out, "a\n1\nb\nx;\n");
+    let mut child = freshet(&["sql", "--format", "ndjson"])
+        .current_dir(&project.dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("it was asked for");
+    stdin.write_all(b"select 2 as c").expect("it reads");
+    drop(stdin);
+    let piped: Ran = child.wait_with_output().expect("it ends").into();
+    assert_eq!(piped.exits(0).out, "{\"c\":2}\n");
+    project.run(&["sql", "select 1 as a, nme"]).exits(2).says(&["error[F0301]"]);
+    project.run(&["sql", "drop table customers"]).exits(2).says(&["only reads"]);
+}
+
+#[test]
+fn clean_removes_state_and_leaves_data() {
+    let project = Project::init();
+    project.run(&["run"]).exits(0);
+    assert!(project.dir.join(".freshet/dev").exists());
+    project.run(&["clean"]).exits(2).says(&["--yes"]);
+    project.run(&["clean", "--yes"]).exits(0);
+    assert!(!project.dir.join(".freshet/dev").exists());
+    assert!(project.dir.join("data/orders_20261001.csv").exists());
+    project.run(&["run"]).exits(0);
+    project.replace("freshet.yml", "memory_limit: 1GiB", "lake: .");
+    project.run(&["clean", "--yes"]).exits(2).says(&["holds the project itself"]);
+}
+
+#[test]
+fn reader_that_goes_away_is_no_failure() {
+    let project = Project::init();
+    let sql = "select value from generate_series(1, 5000000)";
+    let mut child = freshet(&["sql", "--format", "csv", sql])
+        .current_dir(&project.dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut first = [0; 16];
+    let mut stdout = child.stdout.take().expect("it was asked for");
+    stdout.read_exact(&mut first).expect("there is output");
+    drop(stdout);
+    let ran: Ran = child.wait_with_output().expect("it ends").into();
+    assert_eq!(ran.exits(0).err, "");
+}
+
+#[test]
+fn listing_and_preview_show_what_the_project_has() {
+    let project = Project::init();
+    let listed = project.run(&["ls", "--json"]).exits(0).json();
+    let names: Vec<_> = listed
+        .as_array()
+        .expect("it is a list")
+        .iter()
+        .map(|node| node["name"].as_str().expect("it has a name"))
+        .collect();
+    assert_eq!(names, ["shop.orders", "customers", "stg_orders", "daily_revenue"]);
+    let chosen = project.run(&["ls", "--select", "stg_orders+", "--json"]).exits(0).json();
+    assert_eq!(chosen.as_array().map(Vec::len), Some(2));
+    // Without a run: computed from the files.
+    let shown = project.run(&["show", "stg_orders", "-n", "3", "--json"]).exits(0).json();
+    assert_eq!(shown.as_array().map(Vec::len), Some(3));
+    project.run(&["show", "daily_revenue", "--compiled"]).exits(0).says(&["<> 'cancelled'"]);
+    project.run(&["show", "stg_order"]).exits(2).says(&["stg_orders"]);
+}
+
+#[test]
+fn record_of_runs_is_made_again_from_the_lake() {
+    let project = Project::init();
+    project.run(&["run"]).exits(0);
+    std::fs::remove_file(project.dir.join(".freshet/dev/meta.db")).expect("it is there");
+    project.run(&["runs", "rebuild"]).exits(0);
+    let runs = project.run(&["runs", "--json"]).exits(0).json();
+    assert_eq!(runs.as_array().map(Vec::len), Some(1));
+    // The ledger is back too: nothing is read again.
+    project.run(&["run"]).exits(0);
+    assert_eq!(project.cell("select count(*) from stg_orders"), "11");
+}
+
+#[test]
+fn inferred_source_is_one_that_the_project_can_use() {
+    let project = Project::init();
+    let infer = ["sources", "infer", "data/orders_{date:%Y%m%d}.csv", "-o", "sources/raw.yml"];
+    project.run(&infer).exits(0).says(&["raw.orders"]);
+    project.run(&infer).exits(2).says(&["is there already"]);
+    project.run(&["check"]).exits(0).says(&["2 sources"]);
+    assert_eq!(project.cell("select count(*) from raw.orders"), "15");
+    project.run(&["sources", "infer", "data/nothing_*.csv"]).exits(1).says(&["nothing_*.csv"]);
+}
