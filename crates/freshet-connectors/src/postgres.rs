@@ -38,6 +38,7 @@ pub struct PostgresOptions {
     /// The server's name or address; a path is the folder of its Unix socket. Default: `localhost`.
     pub host: String,
     /// The server's port. Default: 5432.
+    #[serde(deserialize_with = "port")]
     pub port: u16,
     /// The user to log in as. Required.
     pub user: Option<String>,
@@ -70,6 +71,23 @@ impl Default for PostgresOptions {
             schema: "public".into(),
         }
     }
+}
+
+/// A port, also as text: what `${env:NAME}` gives is text.
+fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Port {
+        Number(u64),
+        Text(String),
+    }
+    let (port, written) = match Port::deserialize(deserializer) {
+        Ok(Port::Number(number)) => (u16::try_from(number).ok(), number.to_string()),
+        Ok(Port::Text(text)) => (text.trim().parse().ok(), text),
+        Err(_) => (None, "this".to_owned()),
+    };
+    port.filter(|port| *port != 0)
+        .ok_or_else(|| serde::de::Error::custom(format!("{written} is no port: 1 to 65535")))
 }
 
 /// Whether a connection is encrypted.

@@ -476,6 +476,8 @@ fn options_that_make_no_sense_are_refused() {
         (serde_json::json!({"sslmode": "verify-full"}), "verify-full"),
         (serde_json::json!({"hots": "x"}), "hots"),
         (serde_json::json!({"host": ""}), "host"),
+        (serde_json::json!({"port": "70000"}), "70000 is no port"),
+        (serde_json::json!({"port": true}), "port"),
     ] {
         let error = PostgresConnector.validate(&options).expect_err("wrong");
         assert_eq!(error.code(), code::CONFIG);
@@ -484,6 +486,13 @@ fn options_that_make_no_sense_are_refused() {
     for table in ["", "a.", "a.b.c", &"x".repeat(64)] {
         assert!(Table::parse(table, "public").is_err(), "{table}");
     }
+}
+
+#[test]
+fn a_port_from_the_environment_is_text() {
+    let options: PostgresOptions =
+        serde_json::from_value(serde_json::json!({"port": "54329"})).expect("a port");
+    assert_eq!(options.port, 54_329);
 }
 
 #[test]
