@@ -1,0 +1,8 @@
+//! The engine's tests: one binary, because each links DataFusion.
+
+mod checks;
+mod functions;
+mod lake;
+mod operators;
+mod slt;
+mod unit_tests;
