@@ -241,7 +241,7 @@ pub(super) fn numeric(value: i128, scale: u32, out: &mut BytesMut) {
     // From the last group to the first: the fraction, padded on the right to whole groups …
     let mut fraction = scale;
     while fraction > 0 {
-        let digits = if fraction % 4 == 0 { 4 } else { fraction % 4 };
+        let digits = if fraction.is_multiple_of(4) { 4 } else { fraction % 4 };
         let base = 10_u128.pow(digits);
         groups[count] = ((rest % base) as u16) * 10_u16.pow(4 - digits);
         rest /= base;
