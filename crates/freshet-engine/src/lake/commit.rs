@@ -73,11 +73,11 @@ impl Lake {
                 .retryable(),
             });
         }
-        if (version + 1) % self.options.checkpoint_interval.max(1) == 0 {
-            if let Err(error) = self.checkpoint(&log).await {
-                // The log is complete without it.
-                tracing::warn!(table = %change.table, version, %error, "checkpoint failed");
-            }
+        if (version + 1) % self.options.checkpoint_interval.max(1) == 0
+            && let Err(error) = self.checkpoint(&log).await
+        {
+            // The log is complete without it.
+            tracing::warn!(table = %change.table, version, %error, "checkpoint failed");
         }
         Ok(Committed { version, written: true })
     }

@@ -110,15 +110,15 @@ pub(super) fn of_file(
                 })
         };
         if nulls.is_none_or(|nulls| (nulls as i64) < rows) {
-            if let Ok(mins) = converter.row_group_mins(groups) {
-                if (0..mins.len()).all(|index| bounded(index, &mins)) {
-                    stats.min = extreme(&mins, true).and_then(|value| to_value(&value, true));
-                }
+            if let Ok(mins) = converter.row_group_mins(groups)
+                && (0..mins.len()).all(|index| bounded(index, &mins))
+            {
+                stats.min = extreme(&mins, true).and_then(|value| to_value(&value, true));
             }
-            if let Ok(maxes) = converter.row_group_maxes(groups) {
-                if (0..maxes.len()).all(|index| bounded(index, &maxes)) {
-                    stats.max = extreme(&maxes, false).and_then(|value| to_value(&value, false));
-                }
+            if let Ok(maxes) = converter.row_group_maxes(groups)
+                && (0..maxes.len()).all(|index| bounded(index, &maxes))
+            {
+                stats.max = extreme(&maxes, false).and_then(|value| to_value(&value, false));
             }
         }
         columns.insert(field.name().clone(), stats);

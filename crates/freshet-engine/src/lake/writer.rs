@@ -100,10 +100,10 @@ impl Target {
     pub(super) async fn undo(&self) {
         let written = std::mem::take(&mut *self.written.lock());
         for path in written {
-            if let Ok(location) = provider::location(&self.folder, &path) {
-                if let Err(error) = self.store.delete(&location).await {
-                    tracing::warn!(table = %self.table, %error, "could not delete a staged file");
-                }
+            if let Ok(location) = provider::location(&self.folder, &path)
+                && let Err(error) = self.store.delete(&location).await
+            {
+                tracing::warn!(table = %self.table, %error, "could not delete a staged file");
             }
         }
     }
@@ -271,10 +271,10 @@ impl<'a> StreamWriter<'a> {
         let options = &self.target.options;
         let file = self.open.get_mut(&key).expect("it was opened above");
         file.write(self.target, rows).await?;
-        if file.bytes() >= options.target_file_bytes {
-            if let Some(file) = self.open.remove(&key) {
-                self.done.push(file.close(self.target).await?);
-            }
+        if file.bytes() >= options.target_file_bytes
+            && let Some(file) = self.open.remove(&key)
+        {
+            self.done.push(file.close(self.target).await?);
         }
         if self.open.len() > 1 {
             let held: usize = self.open.values().map(|file| file.encoder.memory()).sum();
@@ -382,7 +382,7 @@ impl Write for Pipe {
 /// Turns batches into a format's bytes.
 enum Encoder {
     Parquet(Box<ArrowWriter<Pipe>>),
-    Csv(arrow::csv::Writer<Pipe>),
+    Csv(Box<arrow::csv::Writer<Pipe>>),
     Ndjson(arrow::json::LineDelimitedWriter<Pipe>),
 }
 
@@ -397,9 +397,9 @@ impl Encoder {
                 let writer = ArrowWriter::try_new_with_options(pipe.clone(), schema, options);
                 Self::Parquet(Box::new(writer.map_err(|error| target.error(error))?))
             }
-            ExportFormat::Csv => {
-                Self::Csv(arrow::csv::WriterBuilder::new().with_header(true).build(pipe.clone()))
-            }
+            ExportFormat::Csv => Self::Csv(Box::new(
+                arrow::csv::WriterBuilder::new().with_header(true).build(pipe.clone()),
+            )),
             ExportFormat::Ndjson => Self::Ndjson(
                 arrow::json::WriterBuilder::new().with_explicit_nulls(true).build(pipe.clone()),
             ),
