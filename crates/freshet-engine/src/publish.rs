@@ -92,7 +92,7 @@ pub async fn finish(
     intent: &Intent,
 ) -> Result<u64> {
     if let Some(letters) = &intent.dead_letters {
-        let app = format!("{APP}/{}", intent.change.table);
+        let app = letters_app(&intent.change.table);
         commit_dead_letters(lake, dead_letter_lock, letters, &app, intent).await?;
     }
     crash::point("publish.dead_letters");
@@ -100,6 +100,11 @@ pub async fn finish(
     let committed = lake.commit(&intent.change, &transaction, &info(intent)).await?;
     crash::point("publish.committed");
     Ok(committed.version)
+}
+
+/// Who counts the dead letters of a table's builds.
+fn letters_app(table: &TableName) -> String {
+    format!("{APP}/{table}")
 }
 
 fn info(intent: &Intent) -> BTreeMap<String, Value> {
@@ -202,7 +207,14 @@ async fn recover_one(
         intent::abandon(lake.store(), table, number).await?;
         lake.discard(&intent.change).await?;
         if let Some(letters) = &intent.dead_letters {
-            lake.discard(letters).await?;
+            // Letters that were committed already stay: their files are part of a table.
+            let held = match lake.load(&letters.table, None).await? {
+                Some(now) => lake.last_transaction(&now, &letters_app(table)).await?,
+                None => 0,
+            };
+            if held < number {
+                lake.discard(letters).await?;
+            }
         }
         return Ok(Recovered { intent, version: None });
     }
