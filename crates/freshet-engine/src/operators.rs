@@ -66,6 +66,10 @@ fn visit(plan: &Arc<dyn ExecutionPlan>, counts: &mut Vec<OperatorCounts>, next: 
         count.filtered = metrics.as_ref().map_or(0, |metrics| sum(metrics, "pushdown_rows_pruned"));
         count.rows_in = rows_out + count.filtered;
     } else if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+        // It counts its input itself, which a table in memory below it does not.
+        count.rows_in =
+            count.rows_in.max(metrics.as_ref().map_or(0, |set| ratio(set, "selectivity").1));
+        let rows_in = count.rows_in;
         // A filter with a limit stops before its input ends; what it leaves is not filtered.
         if filter.fetch().is_none() {
             let removed = rows_in.saturating_sub(rows_out);
@@ -122,15 +126,21 @@ fn unmatched(
 
 /// Pairs of rows that a hash join found.
 fn pairs(metrics: &MetricsSet) -> u64 {
-    metrics
-        .iter()
-        .filter_map(|metric| match metric.value() {
-            MetricValue::Ratio { name, ratio_metrics } if name == "avg_fanout" => {
-                Some(ratio_metrics.part() as u64)
-            }
-            _ => None,
-        })
-        .sum()
+    ratio(metrics, "avg_fanout").0
+}
+
+/// Both parts of a ratio, over all partitions.
+fn ratio(metrics: &MetricsSet, wanted: &str) -> (u64, u64) {
+    let mut sums = (0, 0);
+    for metric in metrics.iter() {
+        if let MetricValue::Ratio { name, ratio_metrics } = metric.value()
+            && name == wanted
+        {
+            sums.0 += ratio_metrics.part() as u64;
+            sums.1 += ratio_metrics.total() as u64;
+        }
+    }
+    sums
 }
 
 /// Whether a filter is `row_number() over (partition by …) = 1`.

@@ -9,6 +9,7 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
+use chrono::format::{Parsed, StrftimeItems};
 use chrono::{DateTime, Datelike, Months, NaiveDate, NaiveDateTime};
 use datafusion::common::{exec_err, internal_err, plan_err};
 use datafusion::logical_expr::{Expr, Operator, binary_expr, lit};
@@ -518,15 +519,18 @@ fn iso(text: &str) -> Option<i64> {
         .map(|moment| moment.and_utc().timestamp_micros())
 }
 
+/// By a `strftime` pattern; what it says nothing of (the time of day, the minute) is zero.
 fn by_pattern(text: &str, pattern: &str) -> Option<i64> {
-    if let Ok(moment) = NaiveDateTime::parse_from_str(text, pattern) {
-        return Some(moment.and_utc().timestamp_micros());
-    }
-    if let Ok(moment) = DateTime::parse_from_str(text, pattern) {
-        return Some(moment.timestamp_micros());
-    }
-    let date = NaiveDate::parse_from_str(text, pattern).ok()?;
-    Some(date.and_hms_opt(0, 0, 0)?.and_utc().timestamp_micros())
+    let mut parsed = Parsed::new();
+    chrono::format::parse(&mut parsed, text, StrftimeItems::new(pattern)).ok()?;
+    let offset = parsed.to_fixed_offset().map_or(0, |offset| offset.local_minus_utc());
+    let moment = parsed.to_naive_datetime_with_offset(offset).ok().or_else(|| {
+        // Refused where the pattern has them already, which then stay.
+        let _ = parsed.set_hour(0);
+        let _ = parsed.set_minute(0);
+        Some(parsed.to_naive_date().ok()?.and_time(parsed.to_naive_time().ok()?))
+    })?;
+    Some(moment.and_utc().timestamp_micros() - i64::from(offset) * 1_000_000)
 }
 
 /// A pattern as `strftime` has it; those of the kind `YYYY-MM-DD HH24:MI:SS` are translated.
