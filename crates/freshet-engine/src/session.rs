@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::catalog::{
-    MemoryCatalogProvider, MemorySchemaProvider, TableProvider,
-};
+use datafusion::catalog::{MemoryCatalogProvider, MemorySchemaProvider, TableProvider};
 use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -86,9 +84,9 @@ pub fn register(
     table: Arc<dyn TableProvider>,
 ) -> Result<()> {
     ensure_schema(context, schema);
-    context
-        .register_table(TableReference::full(CATALOG, schema, name), table)
-        .map_err(|error| Error::internal(format!("could not register table \"{name}\"")).caused_by(error))?;
+    context.register_table(TableReference::full(CATALOG, schema, name), table).map_err(
+        |error| Error::internal(format!("could not register table \"{name}\"")).caused_by(error),
+    )?;
     Ok(())
 }
 

@@ -85,9 +85,7 @@ pub fn consume(
                 .digest
                 .clone()
                 .or_else(|| earlier.and_then(|consumed| consumed.digest.clone())),
-            corrections: report
-                .corrections
-                .max(earlier.map_or(0, |consumed| consumed.corrections)),
+            corrections: report.corrections.max(earlier.map_or(0, |consumed| consumed.corrections)),
         };
         after.insert(report.split.id.clone(), consumed);
     }
@@ -210,12 +208,11 @@ mod tests {
         let before = consumed(split("a", "1", None), "d");
         let splits = vec![split("a", "1", None), split("b", "1", None)];
         let overlay = Overlay::default();
-        let chosen =
-            select(&source(OnChanged::Ignore), splits.clone(), &before, &overlay, true).expect("ok");
+        let chosen = select(&source(OnChanged::Ignore), splits.clone(), &before, &overlay, true)
+            .expect("ok");
         assert_eq!(chosen.requests.len(), 1);
         assert_eq!(chosen.requests[0].split.id, "b");
-        let all =
-            select(&source(OnChanged::Ignore), splits, &before, &overlay, false).expect("ok");
+        let all = select(&source(OnChanged::Ignore), splits, &before, &overlay, false).expect("ok");
         assert_eq!(all.requests.len(), 2);
     }
 
@@ -224,8 +221,7 @@ mod tests {
         let before = consumed(split("a", "1", None), "d");
         let splits = vec![split("a", "2", None)];
         let overlay = Overlay::default();
-        let choose =
-            |policy| select(&source(policy), splits.clone(), &before, &overlay, true);
+        let choose = |policy| select(&source(policy), splits.clone(), &before, &overlay, true);
         assert_eq!(choose(OnChanged::Ignore).expect("ok").changed.len(), 1);
         assert_eq!(choose(OnChanged::Reload).expect("ok").requests.len(), 1);
         assert_eq!(choose(OnChanged::Fail).expect_err("fails").code(), code::FILE_CHANGED);
