@@ -7,7 +7,9 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryBuilder, Int64Builder, RecordBatch, StringViewBuilder,
     TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{
+    DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use chrono::{DateTime, Utc};
 use freshet_core::source::{ContentDigest, SplitReport, SplitStatus};
 use freshet_core::{Error, ModelId, Reject, Result, RunId, SourceId};
@@ -217,8 +219,9 @@ pub fn from_batch(batch: &RecordBatch) -> Result<Vec<DeadLetter>> {
         Ok(array.as_string::<i32>().iter().map(|value| value.map(str::to_owned)).collect())
     };
     let number = |name: &str| -> Result<Vec<Option<u64>>> {
-        let array = arrow::compute::cast(column(name)?, &DataType::Int64)
-            .map_err(|error| Error::internal("a dead letter's place is no number").caused_by(error))?;
+        let array = arrow::compute::cast(column(name)?, &DataType::Int64).map_err(|error| {
+            Error::internal("a dead letter's place is no number").caused_by(error)
+        })?;
         let array = array.as_primitive::<Int64Type>();
         Ok(array.iter().map(|value| value.and_then(|value| u64::try_from(value).ok())).collect())
     };

@@ -22,9 +22,7 @@ use serde_json::{Value, json};
 
 use crate::dead_letters::{self, Letters};
 use crate::intent::{self, APP, Intent};
-use crate::lake::{
-    Lake, NewRows, StageMode, StageRequest, StagedChange, TableName, Transaction,
-};
+use crate::lake::{Lake, NewRows, StageMode, StageRequest, StagedChange, TableName, Transaction};
 
 /// Commits of dead letters that lose against another model's are tried again so often.
 const DEAD_LETTER_ATTEMPTS: u32 = 50;
@@ -56,10 +54,8 @@ pub async fn stage_dead_letters(
         .into_batches(run.clone(), model.clone(), at)
         .map(|batch| batch.map_err(|error| DataFusionError::External(Box::new(error))));
     let stream = futures::stream::iter(batches);
-    let stream = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(
-        schema.clone(),
-        stream,
-    );
+    let stream =
+        datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema.clone(), stream);
     let request = StageRequest {
         base: lake.load(&table, None).await?,
         table,

@@ -32,11 +32,7 @@ impl Engine {
     /// Runs one statement over the project's models, sources and dead letters
     /// (`freshet.dead_letters`). Names that the project does not have are left to the error of
     /// planning. Statements that would change something are refused.
-    pub async fn query(
-        &self,
-        sql: &str,
-        as_of: Option<AsOf>,
-    ) -> Result<SendableRecordBatchStream> {
+    pub async fn query(&self, sql: &str, as_of: Option<AsOf>) -> Result<SendableRecordBatchStream> {
         let context = self.query_context()?;
         let expanded = crate::functions::expand_macros(sql, &self.project().sql_macros)?;
         let sql = expanded.trim().trim_end_matches(';');
@@ -142,9 +138,8 @@ impl Engine {
         let table = self.dead_letter_table().await?;
         let mut frame = context.read_table(table).map_err(|e| query_error(e, what))?;
         if let Some(source) = source {
-            frame = frame
-                .filter(ident("source").eq(lit(source)))
-                .map_err(|e| query_error(e, what))?;
+            frame =
+                frame.filter(ident("source").eq(lit(source))).map_err(|e| query_error(e, what))?;
         }
         let sorted = frame
             .sort(vec![
@@ -341,6 +336,8 @@ impl Engine {
             .create_logical_plan(sql.trim().trim_end_matches(';'))
             .await
             .map(drop)
-            .map_err(|error| query_error(error, || format!("could not plan test \"{}\"", check.name)))
+            .map_err(|error| {
+                query_error(error, || format!("could not plan test \"{}\"", check.name))
+            })
     }
 }

@@ -169,9 +169,12 @@ impl Registrar<'_> {
     async fn table(&mut self, node: &Node) -> Result<()> {
         let name = table_of(self.engine.project(), node);
         let snapshot = self.engine.lake().load(&name, self.mode.as_of).await?.ok_or_else(|| {
-            Error::new(code::REFERENCE, format!("the table of model \"{}\" does not exist", node.id))
-                .at(Location::file(node.path.display().to_string()))
-                .hint(format!("build it first: `freshet run --select {}`", node.id))
+            Error::new(
+                code::REFERENCE,
+                format!("the table of model \"{}\" does not exist", node.id),
+            )
+            .at(Location::file(node.path.display().to_string()))
+            .hint(format!("build it first: `freshet run --select {}`", node.id))
         })?;
         self.inputs.versions.insert(node.id.clone(), snapshot.version);
         let provider = self.engine.lake().provider(&snapshot);
@@ -204,8 +207,7 @@ impl Registrar<'_> {
         let incremental = self.mode.only_new.is_some();
         let selection = splits::select(table, kept, consumed, &overlay, incremental)?;
         let scan = source.plan(selection.requests.clone(), overlay).await?;
-        let provider =
-            ScanTable::new(id.clone(), Arc::clone(&scan), self.inputs.tracker.clone());
+        let provider = ScanTable::new(id.clone(), Arc::clone(&scan), self.inputs.tracker.clone());
         session::register(self.context, &table.source, &table.table, Arc::new(provider))?;
         self.inputs.sources.push(SourceInput { id: id.clone(), scan, selection, all });
         Ok(())
@@ -237,22 +239,22 @@ pub async fn plan_sql(
     node: &Node,
     compiled: &CompiledSql,
 ) -> Result<LogicalPlan> {
-    let expanded =
-        crate::functions::expand_macros(&compiled.sql, &engine.project().sql_macros)
-            .map_err(|error| error.at(Location::file(node.path.display().to_string())))?;
+    let expanded = crate::functions::expand_macros(&compiled.sql, &engine.project().sql_macros)
+        .map_err(|error| error.at(Location::file(node.path.display().to_string())))?;
     let plan = context
         .state()
         .create_logical_plan(expanded.trim_end().trim_end_matches(';'))
         .await
         .map_err(|error| sql_error(error, node, compiled))?;
     match &plan {
-        LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_)
-        | LogicalPlan::Statement(_) => Err(Error::new(
-            code::SQL,
-            format!("model \"{}\" is not a query", node.id),
-        )
-        .at(Location::file(node.path.display().to_string()))
-        .hint("a model is one SELECT; Freshet makes the table around it")),
+        LogicalPlan::Ddl(_)
+        | LogicalPlan::Dml(_)
+        | LogicalPlan::Copy(_)
+        | LogicalPlan::Statement(_) => {
+            Err(Error::new(code::SQL, format!("model \"{}\" is not a query", node.id))
+                .at(Location::file(node.path.display().to_string()))
+                .hint("a model is one SELECT; Freshet makes the table around it"))
+        }
         _ => Ok(plan),
     }
 }
@@ -268,11 +270,9 @@ fn sql_error(error: DataFusionError, node: &Node, compiled: &CompiledSql) -> Err
         Some((line, column)) => {
             let index = usize::try_from(line).unwrap_or(usize::MAX).saturating_sub(1);
             match compiled.lines.get(index).copied() {
-                Some(line) if line > 0 => Location {
-                    file,
-                    line,
-                    column: u32::try_from(column).unwrap_or(0),
-                },
+                Some(line) if line > 0 => {
+                    Location { file, line, column: u32::try_from(column).unwrap_or(0) }
+                }
                 _ => Location::file(file),
             }
         }
@@ -305,13 +305,10 @@ pub async fn reports(
     let mut all = BTreeMap::new();
     let running = inputs.tracker.running();
     for source in &inputs.sources {
-        let finished = running
-            .iter()
-            .filter(|(id, _)| *id == source.id)
-            .map(|(_, scan)| scan.report())
-            .find(|report| {
-                report.splits.iter().all(|split| split.status != SplitStatus::Unfinished)
-            });
+        let finished =
+            running.iter().filter(|(id, _)| *id == source.id).map(|(_, scan)| scan.report()).find(
+                |report| report.splits.iter().all(|split| split.status != SplitStatus::Unfinished),
+            );
         let report = match finished {
             Some(report) => report,
             None => {

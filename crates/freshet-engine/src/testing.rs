@@ -120,8 +120,7 @@ impl Engine {
         let context = self.query_context()?;
         let ids = std::slice::from_ref(id);
         relations::register_named(self, &context, &[], ids, &ReadMode::default()).await?;
-        let table =
-            TableReference::full(CATALOG, source.source.as_str(), source.table.as_str());
+        let table = TableReference::full(CATALOG, source.source.as_str(), source.table.as_str());
         run_checks(self, &context, &ModelId::new(id.to_string()), &table, declared, &[]).await
     }
 
@@ -137,8 +136,7 @@ impl Engine {
         }
         let compiled = self.project().compile_unit_test(test, &names)?;
         let context = self.query_context()?;
-        let sql =
-            crate::functions::expand_macros(&compiled.sql, &self.project().sql_macros)?;
+        let sql = crate::functions::expand_macros(&compiled.sql, &self.project().sql_macros)?;
         run_unit_test(&context, test, &sql, &tables)
             .await
             .map_err(|error| error.at(Location::file(test.location.file.clone())))

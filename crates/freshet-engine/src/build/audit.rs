@@ -42,11 +42,8 @@ impl Build<'_> {
     }
 
     async fn judge(&mut self, context: &SessionContext, declared: &[Check]) -> Result<()> {
-        let table = TableReference::full(
-            CATALOG,
-            self.table.schema.as_str(),
-            self.table.name.as_str(),
-        );
+        let table =
+            TableReference::full(CATALOG, self.table.schema.as_str(), self.table.name.as_str());
         self.report.checks =
             run_checks(self.engine, context, &self.node.id, &table, declared, &self.task.history)
                 .await?;
@@ -172,8 +169,6 @@ impl Engine {
 
     /// Whether a check at the end of `runs` failed.
     pub fn any_failed(reports: &[crate::report::CheckReport]) -> bool {
-        reports
-            .iter()
-            .any(|report| matches!(report.status, CheckStatus::Fail | CheckStatus::Error))
+        reports.iter().any(|report| matches!(report.status, CheckStatus::Fail | CheckStatus::Error))
     }
 }

@@ -8,7 +8,9 @@ use arrow::datatypes::Schema;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, execute_stream_partitioned};
+use datafusion::physical_plan::{
+    ExecutionPlan, ExecutionPlanProperties, execute_stream_partitioned,
+};
 use datafusion::prelude::SessionContext;
 use freshet_core::error::code;
 use freshet_core::source::{Extent, SplitReport, SplitStatus};
@@ -73,9 +75,8 @@ impl Build<'_> {
                 Attempt::Without(more) => {
                     let before = exclude.len();
                     exclude.extend(
-                        more.iter().map(|(source, report)| {
-                            (source.clone(), report.split.id.clone())
-                        }),
+                        more.iter()
+                            .map(|(source, report)| (source.clone(), report.split.id.clone())),
                     );
                     if exclude.len() == before {
                         return Err(Error::internal("a split was set aside twice"));
@@ -176,11 +177,8 @@ impl Build<'_> {
                 }
             }
         };
-        let render = RenderContext {
-            incremental,
-            full_refresh: self.task.full_refresh,
-            batch: None,
-        };
+        let render =
+            RenderContext { incremental, full_refresh: self.task.full_refresh, batch: None };
         let plan = self.plan(context, &render).await?;
         Ok(Planned { plans: vec![plan], mode })
     }

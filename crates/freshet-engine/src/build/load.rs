@@ -102,7 +102,9 @@ impl Build<'_> {
         if edge.balances() {
             return Ok(());
         }
-        Err(Error::internal(format!("the rows loaded into \"{connection}\" do not add up: {edge:?}")))
+        Err(Error::internal(format!(
+            "the rows loaded into \"{connection}\" do not add up: {edge:?}"
+        )))
     }
 
     /// What is missing, from the intents that the warehouse has not seen. Where they do not tell
@@ -223,9 +225,7 @@ fn within(column: &str, intervals: &[Interval]) -> Expr {
     intervals
         .iter()
         .map(|span| {
-            ident(column)
-                .gt_eq(instant(span.start))
-                .and(ident(column).lt(instant(span.end)))
+            ident(column).gt_eq(instant(span.start)).and(ident(column).lt(instant(span.end)))
         })
         .reduce(Expr::or)
         .unwrap_or_else(|| lit(false))

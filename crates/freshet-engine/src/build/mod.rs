@@ -207,9 +207,14 @@ impl Build<'_> {
     /// A view or ephemeral model: nothing is kept, but it must plan, and its checks must hold.
     async fn query(&mut self) -> Result<()> {
         let context = self.engine.query_context()?;
-        let inputs =
-            relations::register_named(self.engine, &context, std::slice::from_ref(&self.node.id), &[], &Default::default())
-                .await?;
+        let inputs = relations::register_named(
+            self.engine,
+            &context,
+            std::slice::from_ref(&self.node.id),
+            &[],
+            &Default::default(),
+        )
+        .await?;
         self.enter("check");
         self.audit_query(&context).await?;
         drop(inputs);
@@ -233,8 +238,12 @@ impl Build<'_> {
         if let Err(Unpublished { error, change }) = published {
             // A failed check keeps the staged files for inspection; anything else takes them away.
             if error.code() == code::CHECK_FAILED {
-                self.report.staged =
-                    Some(format!("{}{}/{}", self.engine.lake().url(), change.table.schema, change.table.name));
+                self.report.staged = Some(format!(
+                    "{}{}/{}",
+                    self.engine.lake().url(),
+                    change.table.schema,
+                    change.table.name
+                ));
             } else if self.report.number.is_none() {
                 self.engine.lake().discard(&change).await?;
             }
@@ -309,8 +318,7 @@ impl Build<'_> {
         quarantined: Vec<DeadLetter>,
         incremental: bool,
     ) -> Letters {
-        let rereads =
-            incremental && self.node.config.strategy() == IncrementalStrategy::Microbatch;
+        let rereads = incremental && self.node.config.strategy() == IncrementalStrategy::Microbatch;
         let is_kept_already = |source: &SourceId, report: &SplitReport| {
             let before = self.task.progress.consumed.get(source);
             before.and_then(|consumed| consumed.get(&report.split.id)).is_some_and(|old| {
@@ -396,7 +404,11 @@ impl Build<'_> {
         let mut progress = ModelProgress {
             number: self.task.progress.number,
             inputs: inputs.versions.clone(),
-            consumed: if incremental { self.task.progress.consumed.clone() } else { BTreeMap::new() },
+            consumed: if incremental {
+                self.task.progress.consumed.clone()
+            } else {
+                BTreeMap::new()
+            },
         };
         for (source, splits) in reports {
             let before = self.task.progress.consumed.get(source).unwrap_or(&nothing);

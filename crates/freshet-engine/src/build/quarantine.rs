@@ -68,9 +68,7 @@ impl Build<'_> {
             )
             .await?;
         match self.tell_apart(&scratch, &rules).await {
-            Ok((kept, letters)) => {
-                Ok(Split::Taken { kept, letters, scratch: Box::new(scratch) })
-            }
+            Ok((kept, letters)) => Ok(Split::Taken { kept, letters, scratch: Box::new(scratch) }),
             Err(error) => {
                 lake.discard(&scratch).await?;
                 Err(error)
@@ -88,11 +86,8 @@ impl Build<'_> {
         let snapshot = lake.staged_snapshot(scratch).await?;
         let provider = lake.provider(&snapshot);
         session::register(&context, &self.table.schema, &self.table.name, provider)?;
-        let table = TableReference::full(
-            CATALOG,
-            self.table.schema.as_str(),
-            self.table.name.as_str(),
-        );
+        let table =
+            TableReference::full(CATALOG, self.table.schema.as_str(), self.table.name.as_str());
         let env = CheckEnv {
             clock: std::sync::Arc::clone(self.engine.clock()),
             history: Vec::new(),

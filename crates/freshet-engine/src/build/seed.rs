@@ -131,8 +131,7 @@ fn narrow(column: &ArrayRef) -> ArrayRef {
     {
         return try_cast(column, &DataType::Boolean).unwrap_or_else(|| Arc::clone(column));
     }
-    let numbers: &[DataType] =
-        if padded { &[] } else { &[DataType::Int64, DataType::Float64] };
+    let numbers: &[DataType] = if padded { &[] } else { &[DataType::Int64, DataType::Float64] };
     let times = [DataType::Date32, DataType::Timestamp(TimeUnit::Microsecond, None)];
     let looks_like_time = values().all(|value| value.contains('-') || value.contains(':'));
     let candidates = numbers.iter().chain(times.iter().filter(|_| looks_like_time));
