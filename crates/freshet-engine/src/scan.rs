@@ -26,11 +26,14 @@ use parking_lot::Mutex;
 
 /// The scans that were started while one plan ran, so that their reports can be read afterwards.
 #[derive(Debug, Default, Clone)]
-pub struct ScanTracker(Arc<Mutex<Vec<(SourceId, Arc<dyn RunningScan>)>>>);
+pub struct ScanTracker(Arc<Mutex<Vec<Started>>>);
+
+/// A source and one scan of it.
+pub type Started = (SourceId, Arc<dyn RunningScan>);
 
 impl ScanTracker {
     /// The scans started so far, in the order of their start.
-    pub fn running(&self) -> Vec<(SourceId, Arc<dyn RunningScan>)> {
+    pub fn running(&self) -> Vec<Started> {
         self.0.lock().clone()
     }
 

@@ -339,7 +339,7 @@ fn rounded(text: String) -> String {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() => match format!("{number:.11e}").parse::<f64>() {
             // A negative zero prints a sign that nobody expects.
-            Ok(short) if short == 0.0 => "0".to_owned(),
+            Ok(0.0) => "0".to_owned(),
             Ok(short) => short.to_string(),
             Err(_) => text,
         },

@@ -132,14 +132,12 @@ fn window(line: &str, column: u32) -> (String, Option<usize>) {
         text.push('…');
     }
     let width = |text: &str| unicode_width::UnicodeWidthStr::width(text);
-    let mut shown = 0;
     let mut cut = false;
-    for (i, c) in line.chars().enumerate().skip(skip) {
+    for (shown, (i, c)) in line.chars().enumerate().skip(skip).enumerate() {
         if shown == MAX_LINE_CHARS {
             cut = true;
             break;
         }
-        shown += 1;
         if i + 1 == column {
             caret = Some(width(&text));
         }

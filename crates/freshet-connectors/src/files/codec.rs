@@ -126,6 +126,11 @@ impl Buffer {
         self.len
     }
 
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Bytes that it can hold without new memory.
     pub fn capacity(&self) -> usize {
         self.data.len()
@@ -236,7 +241,7 @@ impl Decompressor {
                     if input[0] != 0x1f {
                         return Err("something else follows its compressed content".into());
                     }
-                    *inner = Box::new(Decompress::new_gzip(15));
+                    **inner = Decompress::new_gzip(15);
                     *between = false;
                 }
                 let (read, written) = (inner.total_in(), inner.total_out());
