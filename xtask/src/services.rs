@@ -83,8 +83,11 @@ pub fn up() -> Result<Addresses> {
 
 /// A Python with the readers that are not ours.
 fn readers(folder: &std::path::Path) -> Result<PathBuf> {
-    environment(&folder.join("python"), &["deltalake==1.6.6", "duckdb==2.0.0", "polars==2.1.0"])
-        .map(|environment| environment.program("python"))
+    environment(
+        &folder.join("python"),
+        &["deltalake==1.6.6", "duckdb==2.0.0", "polars==2.1.0", "pyarrow"],
+    )
+    .map(|environment| environment.program("python"))
 }
 
 /// Whether somebody listens on a port of this machine.

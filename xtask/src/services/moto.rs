@@ -8,10 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::python::Environment;
 use super::{environment, listens};
 use crate::sh;
 
 const DEFAULT_PORT: u16 = 55_001;
+
+/// What `FRESHET_TEST_S3` is expected to hold.
+const BUCKET: &str = "freshet-test";
 
 /// The server.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl Moto {
     pub fn up(&self) -> Result<()> {
         let environment = environment(&self.folder, &["moto[server]==5.2.5"])?;
         if self.runs() {
-            return Ok(());
+            return self.make_bucket(&environment);
         }
         if listens(self.port) {
             bail!(
@@ -59,7 +63,17 @@ impl Moto {
             .context("could not start moto_server")?;
         fs::write(self.pid_file(), child.id().to_string())?;
         sh::wait_until("the S3 server", Duration::from_secs(60), || listens(self.port))
-            .with_context(|| format!("it says why in {}", self.folder.join("log").display()))
+            .with_context(|| format!("it says why in {}", self.folder.join("log").display()))?;
+        self.make_bucket(&environment)
+    }
+
+    /// The bucket that the tests share; making it again changes nothing.
+    fn make_bucket(&self, environment: &Environment) -> Result<()> {
+        let script = "import boto3, sys; boto3.client('s3', endpoint_url=sys.argv[1], \
+                      region_name='us-east-1', aws_access_key_id='test', \
+                      aws_secret_access_key='test').create_bucket(Bucket=sys.argv[2])";
+        let mut command = Command::new(environment.program("python"));
+        sh::run_aside(command.args(["-c", script, &self.address(), BUCKET]))
     }
 
     pub fn down(&self) -> Result<()> {

@@ -143,7 +143,7 @@ fn decimal<'a>(values: impl Iterator<Item = &'a str>, spelling: &Spelling) -> Op
     }
     // A stray value with more digits is dirt, not the rule.
     counted.sort_unstable();
-    if let Some(most) = counted.get(counted.len().saturating_sub(1) * MOST / 100) {
+    if let Some(most) = counted.get((counted.len().saturating_sub(1) * MOST).div_ceil(100)) {
         scale = *most;
     }
     let precision = (whole + scale + 3).max(12);
