@@ -15,8 +15,18 @@ pub fn command(program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
 }
 
 /// Cargo itself, the one that runs us.
+///
+/// What `cargo run` says of this package is not handed on: build scripts that watch those variables
+/// (`ring`'s does) would run again, and everything above them, whenever cargo is called without us.
 pub fn cargo(arguments: &[&str]) -> Command {
-    command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments)
+    let mut cargo = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
 }
 
 /// How a command is shown.

@@ -579,9 +579,8 @@ impl FileWriter {
     }
 }
 
-/// How columns are encoded. Measured: zstd 1 costs least for what it saves; delta packing beats
-/// dictionaries for integers and dates in speed and mostly in size; a dictionary of text pays
-/// where values repeat, which the first rows tell.
+/// How columns are encoded: zstd at its cheapest level; integers and dates delta-packed; a
+/// dictionary for text only where values repeat, which the first rows tell.
 fn properties(schema: &SchemaRef, first: &RecordBatch, options: &LakeOptions) -> WriterProperties {
     let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
     let mut builder = WriterProperties::builder()
