@@ -3,7 +3,8 @@
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
-use freshet_core::{Location, ModelId, Result, SourceId};
+use freshet_core::error::code;
+use freshet_core::{Error, Location, ModelId, Result, SourceId};
 use freshet_project::{Check, CheckTarget, UnitTest, UnitTestRef};
 use serde::Serialize;
 
@@ -92,7 +93,17 @@ impl Engine {
     pub async fn test_query(&self, check: &Check) -> TestReport {
         let mut report = TestReport::new(check.name.clone());
         let CheckTarget::Query(nodes) = &check.target else { return report };
-        let Some(first) = nodes.first() else { return report };
+        let Some(first) = nodes.first() else {
+            // Not run is not passed.
+            let error = Error::new(
+                code::CONFIG,
+                format!("test \"{}\" refers to no model, and cannot be run yet", check.name),
+            )
+            .at(check.location.clone())
+            .hint("select from a model over the source with `ref`");
+            report.error = Some(ErrorReport::from(&error));
+            return report;
+        };
         match self.check_published(first, std::slice::from_ref(check), &[]).await {
             Ok(checks) => report.checks = checks,
             Err(error) => report.error = Some(ErrorReport::from(&error)),
