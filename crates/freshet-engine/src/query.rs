@@ -313,11 +313,16 @@ impl Engine {
                         None => checks::parse(check, schema).map(drop),
                     }
                 }
+                CheckTarget::Source(_) if check.raw_sql.is_some() => {
+                    self.project().compile_check_sql(check).map(drop)
+                }
                 CheckTarget::Source(_) => checks::parse(check, None).map(drop),
-                CheckTarget::Query(nodes) if nodes.iter().all(|node| !broken.contains(node)) => {
+                CheckTarget::Query { nodes, .. }
+                    if nodes.iter().all(|node| !broken.contains(node)) =>
+                {
                     self.plan_check(context, check).await
                 }
-                CheckTarget::Node(_) | CheckTarget::Query(_) => Ok(()),
+                CheckTarget::Node(_) | CheckTarget::Query { .. } => Ok(()),
             };
             if let Err(error) = outcome {
                 errors.push(error.at(check.location.clone()));
@@ -330,7 +335,8 @@ impl Engine {
         context: &SessionContext,
         check: &freshet_project::Check,
     ) -> Result<()> {
-        let sql = self.project().compile_check_sql(check)?.sql;
+        let compiled = self.project().compile_check_sql(check)?;
+        let sql = crate::functions::expand_macros(&compiled.sql, &self.project().sql_macros)?;
         context
             .state()
             .create_logical_plan(sql.trim().trim_end_matches(';'))

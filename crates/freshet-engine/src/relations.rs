@@ -142,7 +142,8 @@ impl Registrar<'_> {
         let ordered: Vec<&Node> =
             project.nodes.values().filter(|node| reached.contains(&node.id)).collect();
         for node in ordered {
-            if !self.seen.insert(node.id.clone()) {
+            let name = table_of(project, node);
+            if !self.seen.insert(node.id.clone()) || self.has(&name.schema, &name.name) {
                 continue;
             }
             if is_query(node) {
@@ -155,6 +156,12 @@ impl Registrar<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the context has a table already: of one that is being built, the staged version.
+    fn has(&self, schema: &str, name: &str) -> bool {
+        let schema = self.context.catalog(session::CATALOG).and_then(|all| all.schema(schema));
+        schema.is_some_and(|schema| schema.table_exist(name))
     }
 
     async fn view(&mut self, node: &Node) -> Result<()> {
@@ -186,6 +193,9 @@ impl Registrar<'_> {
             return Ok(());
         }
         let table = self.engine.source_table(id)?;
+        if self.has(&table.source, &table.table) {
+            return Ok(());
+        }
         if table.connector.is_none() {
             return self.lake_source(table).await;
         }

@@ -3,12 +3,12 @@
 
 use arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
-use freshet_core::error::code;
-use freshet_core::{Error, Location, ModelId, Result, SourceId};
+use freshet_core::{Location, ModelId, Result, SourceId};
 use freshet_project::{Check, CheckTarget, UnitTest, UnitTestRef};
 use serde::Serialize;
 
-use crate::build::run_checks;
+use crate::build::{Subject, run_checks};
+use crate::checks::{Relation, When};
 use crate::engine::Engine;
 use crate::relations::{self, ReadMode, table_of};
 use crate::report::{CheckReport, ErrorReport};
@@ -92,19 +92,7 @@ impl Engine {
     /// Runs a singular test.
     pub async fn test_query(&self, check: &Check) -> TestReport {
         let mut report = TestReport::new(check.name.clone());
-        let CheckTarget::Query(nodes) = &check.target else { return report };
-        let Some(first) = nodes.first() else {
-            // Not run is not passed.
-            let error = Error::new(
-                code::CONFIG,
-                format!("test \"{}\" refers to no model, and cannot be run yet", check.name),
-            )
-            .at(check.location.clone())
-            .hint("select from a model over the source with `ref`");
-            report.error = Some(ErrorReport::from(&error));
-            return report;
-        };
-        match self.check_published(first, std::slice::from_ref(check), &[]).await {
+        match self.check_query(check).await {
             Ok(checks) => report.checks = checks,
             Err(error) => report.error = Some(ErrorReport::from(&error)),
         }
@@ -123,7 +111,9 @@ impl Engine {
         relations::register_named(self, &context, ids, &[], &ReadMode::default()).await?;
         let name = table_of(self.project(), node);
         let table = TableReference::full(CATALOG, name.schema, name.name);
-        run_checks(self, &context, id, &table, declared, history).await
+        let relation = Relation::Node(id.clone());
+        let subject = Subject { relation, others: table.clone(), table };
+        run_checks(self, &context, Some(&subject), declared, history, When::AsItIs).await
     }
 
     async fn check_source(&self, id: &SourceId, declared: &[Check]) -> Result<Vec<CheckReport>> {
@@ -132,7 +122,15 @@ impl Engine {
         let ids = std::slice::from_ref(id);
         relations::register_named(self, &context, &[], ids, &ReadMode::default()).await?;
         let table = TableReference::full(CATALOG, source.source.as_str(), source.table.as_str());
-        run_checks(self, &context, &ModelId::new(id.to_string()), &table, declared, &[]).await
+        let relation = Relation::Source(id.clone());
+        let subject = Subject { relation, others: table.clone(), table };
+        run_checks(self, &context, Some(&subject), declared, &[], When::AsItIs).await
+    }
+
+    async fn check_query(&self, check: &Check) -> Result<Vec<CheckReport>> {
+        let context = self.query_context()?;
+        let declared = std::slice::from_ref(check);
+        run_checks(self, &context, None, declared, &[], When::AsItIs).await
     }
 
     async fn unit_test(&self, test: &UnitTest) -> Result<UnitTestReport> {

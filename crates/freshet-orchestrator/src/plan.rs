@@ -227,7 +227,7 @@ fn looks_at(project: &Project, check: &Check) -> Option<(ModelId, Vec<ModelId>)>
             Some((checked.clone(), vec![other]))
         }
         // A query runs with the last of its nodes.
-        CheckTarget::Query(nodes) => {
+        CheckTarget::Query { nodes, .. } => {
             let last = nodes.iter().max_by_key(|node| project.nodes.get_index_of(*node))?;
             let others = nodes.iter().filter(|node| *node != last).cloned().collect();
             Some((last.clone(), others))

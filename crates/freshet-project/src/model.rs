@@ -407,8 +407,13 @@ pub enum CheckTarget {
     Node(ModelId),
     /// A source table.
     Source(SourceId),
-    /// A query of its own under `tests/`: it fails if it gives rows. These are the nodes that it uses.
-    Query(Vec<ModelId>),
+    /// A query of its own under `tests/`: it fails if it gives rows.
+    Query {
+        /// The models and seeds that it uses.
+        nodes: Vec<ModelId>,
+        /// The source tables that it uses.
+        sources: Vec<SourceId>,
+    },
 }
 
 /// What happens when a check fails.

@@ -582,18 +582,22 @@ pub struct CheckConfigProps {
     #[serde(rename = "where")]
     #[schemars(with = "Option<String>")]
     pub where_sql: Option<Located<String>>,
-    /// The share of rows that must pass. Default: all.
+    /// The share of rows that must pass. Default: all. With `on_fail: quarantine`, the share of
+    /// new rows that must be left; with fewer the check fails. Default there: none.
     pub mostly: Option<Share>,
     /// `error` (default) or `warn`.
     #[schemars(with = "Option<String>")]
     pub severity: Option<Located<String>>,
-    /// When a number of failures is an error. Default: `!= 0`.
+    /// When a number of failures is an error. Default: `!= 0`. With `on_fail: quarantine`, when the
+    /// rows to be taken out are too many and the check fails. Default there: never.
     #[schemars(with = "Option<String>")]
     pub error_if: Option<Located<String>>,
-    /// When a number of failures is a warning. Default: `!= 0`.
+    /// When a number of failures is a warning. Default: `!= 0`. With `on_fail: quarantine`, when the
+    /// number of rows taken out is a warning. Default there: never.
     #[schemars(with = "Option<String>")]
     pub warn_if: Option<Located<String>>,
-    /// What happens when it fails: `warn`, `quarantine` or `fail` (default).
+    /// What happens when it fails: `warn`, `quarantine` or `fail` (default). A quarantine takes the
+    /// failing rows out of what is new, as dead letters; nothing is taken out of views and sources.
     pub on_fail: Option<OnFail>,
     /// Failing rows that are shown, at most. Default: 10.
     pub limit: Option<u32>,

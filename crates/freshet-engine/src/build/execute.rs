@@ -234,7 +234,9 @@ impl Build<'_> {
         planned: Planned,
     ) -> Result<(StagedChange, Vec<crate::report::DeadLetter>)> {
         let rows = new_rows(context, &planned.plans, self.engine.sessions().threads())?;
-        let (rows, quarantined, scratch) = match self.quarantine(rows).await? {
+        // What is there already is kept beside the new rows, unless all is made anew.
+        let beside = base.filter(|_| planned.mode != StageMode::Overwrite);
+        let (rows, quarantined, scratch) = match self.quarantine(rows, beside).await? {
             Split::Untouched(rows) => (rows, Vec::new(), None),
             Split::Taken { kept, letters, scratch } => (kept, letters, Some(scratch)),
         };

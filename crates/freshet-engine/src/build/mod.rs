@@ -20,8 +20,8 @@ use crate::lake::{Snapshot, StagedChange, TableName};
 use crate::publish;
 use crate::relations::{self, Inputs, table_of};
 use crate::report::{
-    BuildObserver, BuildReport, BuildTask, CheckStatus, DeadLetter, ErrorReport, FileReport,
-    ModelProgress,
+    BuildObserver, BuildReport, BuildTask, CheckReport, CheckStatus, DeadLetter, ErrorReport,
+    FileReport, ModelProgress,
 };
 use crate::splits;
 
@@ -33,7 +33,7 @@ mod quarantine;
 mod seed;
 mod shape;
 
-pub(crate) use audit::run_checks;
+pub(crate) use audit::{Subject, run_checks};
 pub(crate) use shape::shape as shaped;
 
 /// Why a build failed, and what it had done by then.
@@ -53,6 +53,8 @@ struct Build<'a> {
     table: TableName,
     observer: Arc<dyn BuildObserver>,
     report: BuildReport,
+    /// What checks found that take rows out, before they did.
+    taken_out: Vec<CheckReport>,
     began: Instant,
     phase: &'static str,
 }
@@ -89,6 +91,7 @@ impl Engine {
             table,
             observer,
             report: empty_report(node, settled),
+            taken_out: Vec::new(),
             began: Instant::now(),
             phase: "plan",
         };

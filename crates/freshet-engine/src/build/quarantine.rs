@@ -8,21 +8,26 @@ use std::collections::BTreeMap;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type};
 use datafusion::common::TableReference;
-use datafusion::prelude::ident;
+use datafusion::prelude::{SessionContext, ident};
 use freshet_core::error::code;
 use freshet_core::{EdgeCounts, Error, Result, ResultExt};
-use freshet_project::OnFail;
+use freshet_project::{Check, OnFail};
 use futures::TryStreamExt;
 
 use super::Build;
+use super::audit::{self, Prepared, Subject};
 use super::execute::new_rows;
-use crate::checks::{self, CHECK_COLUMN, CheckEnv, QuarantineRule};
-use crate::lake::{NewRows, StageMode, StageRequest, StagedChange, TableName};
+use crate::checks::{self, CHECK_COLUMN, QuarantineRule, Relation, When};
+use crate::engine::Engine;
+use crate::lake::{NewRows, Snapshot, StageMode, StageRequest, StagedChange, TableName};
 use crate::report::DeadLetter;
 use crate::session::{self, CATALOG, query_error};
 
 /// Rows that one build may put into quarantine; more mean that the model is wrong, not its rows.
 const MAX_QUARANTINED: usize = 1_000_000;
+
+/// The schema in which a table's new rows stand together with those that stay.
+const BESIDE_SCHEMA: &str = "_freshet_beside";
 
 /// New rows after quarantine.
 pub(super) enum Split {
@@ -41,7 +46,14 @@ pub(super) enum Split {
 
 impl Build<'_> {
     /// Tells kept rows from those that a check takes out.
-    pub(super) async fn quarantine(&mut self, rows: NewRows) -> Result<Split> {
+    ///
+    /// `beside` is the version whose rows stay beside the new ones.
+    pub(super) async fn quarantine(
+        &mut self,
+        rows: NewRows,
+        beside: Option<&Snapshot>,
+    ) -> Result<Split> {
+        self.taken_out.clear();
         let declared: Vec<_> = self
             .engine
             .checks_of(&self.node.id)
@@ -51,8 +63,6 @@ impl Build<'_> {
         if declared.is_empty() {
             return Ok(Split::Untouched(rows));
         }
-        let schema = std::sync::Arc::clone(&rows.schema);
-        let rules = checks::parse_all(&declared, Some(&schema))?;
         let lake = self.engine.lake();
         let scratch = lake
             .stage(
@@ -67,7 +77,7 @@ impl Build<'_> {
                 rows,
             )
             .await?;
-        match self.tell_apart(&scratch, &rules).await {
+        match self.tell_apart(&scratch, &declared, beside).await {
             Ok((kept, letters)) => Ok(Split::Taken { kept, letters, scratch: Box::new(scratch) }),
             Err(error) => {
                 lake.discard(&scratch).await?;
@@ -76,26 +86,52 @@ impl Build<'_> {
         }
     }
 
+    /// Where more rows fail than a check lets be taken out, none are: all are staged, the check
+    /// fails, and they can be looked at.
     async fn tell_apart(
         &mut self,
         scratch: &StagedChange,
-        rules: &[checks::Rule],
+        declared: &[Check],
+        beside: Option<&Snapshot>,
     ) -> Result<(NewRows, Vec<DeadLetter>)> {
         let lake = self.engine.lake();
         let context = self.engine.query_context()?;
         let snapshot = lake.staged_snapshot(scratch).await?;
         let provider = lake.provider(&snapshot);
         session::register(&context, &self.table.schema, &self.table.name, provider)?;
-        let table =
-            TableReference::full(CATALOG, self.table.schema.as_str(), self.table.name.as_str());
-        let env = CheckEnv {
-            clock: std::sync::Arc::clone(self.engine.clock()),
-            history: Vec::new(),
-            relations: std::sync::Arc::new(|_| None),
-        };
-        let quarantine = checks::quarantine(rules, &table, &snapshot.schema, &env)?
-            .ok_or_else(|| Error::internal("a quarantine check gives no predicate"))?;
+        let subject = self.new_rows_beside(&context, beside).await?;
+        let Prepared { mut rules, env, .. } = audit::prepare(
+            self.engine,
+            &context,
+            Some(&subject),
+            Some(&snapshot.schema),
+            declared,
+            &self.task.history,
+            When::BeforeQuarantine,
+        )
+        .await;
+        // The audit reports those that cannot be read.
+        rules.retain(|(_, rule)| checks::takes_rows_out(rule));
+        let rules: Vec<_> = rules.into_iter().map(|(_, rule)| rule).collect();
+        self.taken_out = checks::run(&context, &subject.table, &rules, &env).await?;
+        for (rule, report) in rules.iter().zip(&self.taken_out) {
+            if checks::warns(rule.check(), report) {
+                self.report
+                    .warnings
+                    .push(format!("check \"{}\" took out {}", report.name, report.message));
+            }
+        }
         let what = || format!("could not quarantine rows of model \"{}\"", self.node.id);
+        let threads = self.engine.sessions().threads();
+        let quarantine = match Engine::any_failed(&self.taken_out) {
+            true => None,
+            false => checks::quarantine(&rules, &subject.table, &snapshot.schema, &env)?,
+        };
+        let Some(quarantine) = quarantine else {
+            let all = context.table(subject.table).await.map_err(|e| query_error(e, what))?;
+            let plan = self.physical(all).await?;
+            return Ok((new_rows(&context, &[plan], threads)?, Vec::new()));
+        };
         let marked = context.sql(&quarantine.sql).await.map_err(|e| query_error(e, what))?;
         let bad = marked
             .clone()
@@ -113,8 +149,33 @@ impl Build<'_> {
             "check".into(),
             EdgeCounts { rows_in, rows_out: rows_in - dead.min(rows_in), dead, filtered: 0 },
         );
-        let threads = self.engine.sessions().threads();
         Ok((new_rows(&context, &[plan], threads)?, letters))
+    }
+
+    /// The new rows, which are registered under the table's name. A check that looks for values in
+    /// the model itself finds those of the rows that stay as well.
+    async fn new_rows_beside(
+        &self,
+        context: &SessionContext,
+        beside: Option<&Snapshot>,
+    ) -> Result<Subject> {
+        let what = || format!("could not read table \"{}\"", self.table);
+        let table = self.own_table();
+        let relation = Relation::Node(self.node.id.clone());
+        let Some(beside) = beside else {
+            return Ok(Subject { relation, others: table.clone(), table });
+        };
+        let held = context
+            .read_table(self.engine.lake().provider(beside))
+            .map_err(|e| query_error(e, what))?;
+        let both = context
+            .table(table.clone())
+            .await
+            .and_then(|new| new.union_by_name(held))
+            .map_err(|e| query_error(e, what))?;
+        session::register(context, BESIDE_SCHEMA, &self.table.name, both.into_view())?;
+        let others = TableReference::full(CATALOG, BESIDE_SCHEMA, self.table.name.as_str());
+        Ok(Subject { relation, table, others })
     }
 
     async fn collect_letters(

@@ -16,7 +16,7 @@ use freshet_core::clock::Clock;
 use freshet_core::{Error, ModelId, Result, SourceId};
 use freshet_project::Check;
 
-use crate::report::CheckReport;
+use crate::report::{CheckReport, CheckStatus};
 
 mod compile;
 mod info;
@@ -45,6 +45,17 @@ pub enum Relation {
 /// Gives the name in SQL of a relation, or `None` where the session has no such table.
 pub type Relations = Arc<dyn Fn(&Relation) -> Option<TableReference> + Send + Sync>;
 
+/// When rules are evaluated, which decides what `on_fail: quarantine` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// On new rows, before any are taken out: `mostly` and `error_if` bound how many may be.
+    BeforeQuarantine,
+    /// On the version that is to be published. Rows that still fail were in the table before.
+    AfterQuarantine,
+    /// On something from which no row is taken: a view, a source, a published table.
+    AsItIs,
+}
+
 /// What rules need beside their table.
 #[derive(Clone)]
 pub struct CheckEnv {
@@ -54,6 +65,8 @@ pub struct CheckEnv {
     pub history: Vec<u64>,
     /// Where other tables are, for `relationships`.
     pub relations: Relations,
+    /// What can be done about rows that fail.
+    pub when: When,
 }
 
 impl std::fmt::Debug for CheckEnv {
@@ -61,6 +74,7 @@ impl std::fmt::Debug for CheckEnv {
         f.debug_struct("CheckEnv")
             .field("clock", &self.clock)
             .field("history", &self.history)
+            .field("when", &self.when)
             .finish_non_exhaustive()
     }
 }
@@ -89,6 +103,32 @@ pub fn parse_all(checks: &[Check], schema: Option<&Schema>) -> Result<Vec<Rule>>
 /// the table is then of no account.
 pub fn query_rule(check: &Check, sql: impl Into<String>) -> Result<Rule> {
     parse::query_rule(check, sql.into())
+}
+
+/// The report of a check that cannot be evaluated: it names the place, and stops no other check.
+pub fn unevaluated(check: &Check, error: &Error) -> CheckReport {
+    let place = error.location().unwrap_or(&check.location);
+    let hint = error.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    CheckReport {
+        name: check.name.clone(),
+        rule: check.rule.clone(),
+        status: CheckStatus::Error,
+        failures: 0,
+        rows: 0,
+        value: None,
+        message: format!("{place}: {}{hint}", error.chain()),
+        sample: Vec::new(),
+    }
+}
+
+/// Whether a rule can say which rows fail, so that they can be taken out.
+pub fn takes_rows_out(rule: &Rule) -> bool {
+    run::takes_rows_out(rule)
+}
+
+/// Whether a check took out so many rows (`warn_if`) that it is to be said.
+pub fn warns(check: &Check, report: &CheckReport) -> bool {
+    run::warns(check, report)
 }
 
 /// Compiles the rules of one table into as few scans of it as possible.

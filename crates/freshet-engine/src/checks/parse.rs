@@ -455,7 +455,7 @@ impl<'a> Arguments<'a> {
             let object = match &self.check.target {
                 CheckTarget::Node(id) => format!("model \"{id}\""),
                 CheckTarget::Source(id) => format!("source \"{id}\""),
-                CheckTarget::Query(_) => "the query".to_owned(),
+                CheckTarget::Query { .. } => "the query".to_owned(),
             };
             let error = self.wrong(&format!("{object} has no column \"{name}\""));
             let names = schema.fields().iter().map(|field| field.name().as_str());

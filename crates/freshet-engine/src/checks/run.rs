@@ -8,12 +8,12 @@ use datafusion::common::TableReference;
 use datafusion::prelude::SessionContext;
 use freshet_core::error::code;
 use freshet_core::{Error, Result, ResultExt};
-use freshet_project::{OnFail, Threshold};
+use freshet_project::{Check, OnFail, Threshold};
 use futures::TryStreamExt;
 
 use super::compile::{Answer, Query, Shape, bind, compile_some, sample_query};
 use super::rule::{Figure, Kind};
-use super::{CheckEnv, Rule, sql};
+use super::{CheckEnv, Rule, When, sql, unevaluated};
 use crate::report::{CheckReport, CheckStatus};
 
 /// Characters of a value that a sample shows.
@@ -91,9 +91,9 @@ pub(super) async fn run(
                     let sample = sample(ctx, rule, table, &schema, env).await;
                     found.sample = sample.unwrap_or_default();
                 }
-                report(rule, found)
+                report(rule, found, env.when)
             }
-            Err(error) => unevaluated(rule, &error),
+            Err(error) => unevaluated(&rule.check, &error),
         });
     }
     Ok(reports)
@@ -289,29 +289,16 @@ fn shortened(value: String) -> String {
     }
 }
 
-fn unevaluated(rule: &Rule, error: &Error) -> CheckReport {
-    let hint = error.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
+fn report(rule: &Rule, found: Found, when: When) -> CheckReport {
+    let status = status(rule, found.rows, found.failures, when);
     CheckReport {
         name: rule.check.name.clone(),
         rule: rule.check.rule.clone(),
-        status: CheckStatus::Error,
-        failures: 0,
-        rows: 0,
-        value: None,
-        message: format!("{}{hint}", error.chain()),
-        sample: Vec::new(),
-    }
-}
-
-fn report(rule: &Rule, found: Found) -> CheckReport {
-    CheckReport {
-        name: rule.check.name.clone(),
-        rule: rule.check.rule.clone(),
-        status: status(rule, found.rows, found.failures),
+        status,
         failures: found.failures,
         rows: found.rows,
         value: found.value,
-        message: message(rule, &found),
+        message: format!("{}{}", message(rule, &found), remark(rule, status, when)),
         sample: found.sample,
     }
 }
@@ -319,8 +306,10 @@ fn report(rule: &Rule, found: Found) -> CheckReport {
 /// What failures mean: `mostly` first, then the thresholds in dbt's order.
 ///
 /// With `on_fail: quarantine`, `mostly` and `error_if` bound what may be taken out: beyond them the
-/// check fails, so that a wrong join never publishes an all but empty table.
-fn status(rule: &Rule, rows: u64, failures: u64) -> CheckStatus {
+/// check fails, so that a wrong join never publishes an all but empty table. Where nothing can be
+/// taken out (any more), a rule about rows finds rows that an earlier version published already,
+/// which is a warning; two rows of one key are an error, because one of them is new.
+fn status(rule: &Rule, rows: u64, failures: u64, when: When) -> CheckStatus {
     let check = &rule.check;
     let enough = check.mostly.map(|share| {
         // The share of rows that pass, in whole rows so that 95% of 100 is 95 and not 94.99…
@@ -331,25 +320,48 @@ fn status(rule: &Rule, rows: u64, failures: u64) -> CheckStatus {
         Some(threshold) => holds(threshold, failures),
         None => default && failures != 0,
     };
-    match check.on_fail {
-        OnFail::Quarantine if !takes_rows_out(rule) => {
-            // Nothing can be taken out for a figure: the result is not published.
-            match enough {
-                Some(true) => CheckStatus::Pass,
-                _ if met(&check.error_if, true) => CheckStatus::Fail,
-                _ => CheckStatus::Pass,
+    if check.on_fail == OnFail::Quarantine && takes_rows_out(rule) {
+        return match when {
+            _ if failures == 0 => CheckStatus::Pass,
+            When::BeforeQuarantine if enough == Some(false) || met(&check.error_if, false) => {
+                CheckStatus::Fail
             }
-        }
-        OnFail::Quarantine => match failures {
-            _ if enough == Some(false) || met(&check.error_if, false) => CheckStatus::Fail,
-            0 => CheckStatus::Pass,
-            _ => CheckStatus::Quarantine,
-        },
+            When::BeforeQuarantine => CheckStatus::Quarantine,
+            _ if enough == Some(true) => CheckStatus::Warn,
+            When::AfterQuarantine if !matches!(rule.kind, Kind::Unique { .. }) => CheckStatus::Warn,
+            _ if met(&check.error_if, true) => CheckStatus::Fail,
+            _ => CheckStatus::Warn,
+        };
+    }
+    match check.on_fail {
         _ if enough == Some(true) => CheckStatus::Pass,
-        OnFail::Fail if met(&check.error_if, true) => CheckStatus::Fail,
+        // Nothing can be taken out for a figure: the result is not published.
+        OnFail::Fail | OnFail::Quarantine if met(&check.error_if, true) => CheckStatus::Fail,
         _ if met(&check.warn_if, true) => CheckStatus::Warn,
         _ => CheckStatus::Pass,
     }
+}
+
+/// What a person must know of a quarantine beside the figures.
+fn remark(rule: &Rule, status: CheckStatus, when: When) -> &'static str {
+    if rule.check.on_fail != OnFail::Quarantine || !takes_rows_out(rule) {
+        return "";
+    }
+    match (when, status) {
+        (When::BeforeQuarantine, CheckStatus::Fail) => {
+            "; more than `mostly` or `error_if` lets a quarantine take out"
+        }
+        (When::AfterQuarantine, CheckStatus::Warn | CheckStatus::Fail) => {
+            "; a quarantine takes out new rows only, `--full-refresh` all"
+        }
+        _ => "",
+    }
+}
+
+/// Whether a check that takes rows out took out so many that it is to be said.
+pub(super) fn warns(check: &Check, report: &CheckReport) -> bool {
+    report.status == CheckStatus::Quarantine
+        && check.warn_if.as_ref().is_some_and(|threshold| holds(threshold, report.failures))
 }
 
 /// Whether a rule can say which rows fail.

@@ -7,7 +7,7 @@ use datafusion::prelude::SessionContext;
 use freshet_core::clock::ManualClock;
 use freshet_core::config::Share;
 use freshet_core::{Error, Location, ModelId};
-use freshet_engine::checks::{self, CHECK_COLUMN, CheckEnv, Relation};
+use freshet_engine::checks::{self, CHECK_COLUMN, CheckEnv, Relation, When};
 use freshet_engine::{CheckReport, CheckStatus};
 use freshet_project::{Check, CheckTarget, OnFail, Threshold};
 use serde_json::{Value, json};
@@ -73,6 +73,7 @@ fn env(history: &[u64]) -> CheckEnv {
             }
             _ => None,
         }),
+        when: When::BeforeQuarantine,
     }
 }
 
@@ -541,7 +542,7 @@ async fn checks_of_one_table_share_scans() {
 #[tokio::test]
 async fn queries_of_their_own_fail_by_their_rows() {
     let mut check = declared("sql", None, json!({}));
-    check.target = CheckTarget::Query(vec![ModelId::new("orders")]);
+    check.target = CheckTarget::Query { nodes: vec![ModelId::new("orders")], sources: Vec::new() };
     check.raw_sql = Some("select * from {{ ref('orders') }} where amount < 0".to_owned());
     let rule = checks::query_rule(&check, "select * from main.orders where amount < 0;\n")
         .expect("the query is there");

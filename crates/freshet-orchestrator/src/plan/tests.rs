@@ -98,7 +98,7 @@ fn a_model_whose_check_looks_at_another_follows_it() {
 fn a_query_over_several_models_runs_with_the_last_after_the_others() {
     let mut project = fixture::project("/nowhere".as_ref(), &[("a", &[]), ("b", &[])]);
     project.checks.push(Check {
-        target: CheckTarget::Query(vec!["b".into(), "a".into()]),
+        target: CheckTarget::Query { nodes: vec!["b".into(), "a".into()], sources: vec![] },
         rule: "sql".into(),
         ..relationship("a", "b")
     });

@@ -490,8 +490,8 @@ impl Loader<'_> {
             if !settings.is_enabled() {
                 continue;
             }
-            let (refs, _) = self.references(&captured, index, &file, &text.text);
-            let target = CheckTarget::Query(refs);
+            let (nodes, sources) = self.references(&captured, index, &file, &text.text);
+            let target = CheckTarget::Query { nodes, sources };
             let location = Location::line(&file, 1);
             all.push(settings.check(name, target, "sql", Some(text.text.clone()), location));
         }
@@ -519,7 +519,7 @@ impl Loader<'_> {
                 self.findings.error(error.at(check.location.clone()));
             }
         }
-        if matches!(check.target, CheckTarget::Query(_)) {
+        if matches!(check.target, CheckTarget::Query { .. }) {
             return;
         }
         if let Some(raw) = &check.raw_sql {

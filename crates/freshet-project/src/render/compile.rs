@@ -139,7 +139,7 @@ impl Project {
         })?;
         let model = match &check.target {
             CheckTarget::Node(id) => self.nodes.get(id).map(|node| node.alias().to_owned()),
-            CheckTarget::Source(_) | CheckTarget::Query(_) => None,
+            CheckTarget::Source(_) | CheckTarget::Query { .. } => None,
         };
         let scope_model = ModelScope {
             id: None,

@@ -111,8 +111,10 @@ fn show(project: &Project) -> String {
         let target = match &check.target {
             CheckTarget::Node(id) => format!("node {id}"),
             CheckTarget::Source(id) => format!("source {id}"),
-            CheckTarget::Query(ids) => {
-                format!("query of {:?}", ids.iter().map(ToString::to_string).collect::<Vec<_>>())
+            CheckTarget::Query { nodes, sources } => {
+                let nodes = nodes.iter().map(ToString::to_string);
+                let sources = sources.iter().map(|source| format!("source {source}"));
+                format!("query of {:?}", nodes.chain(sources).collect::<Vec<_>>())
             }
         };
         line(format!(

@@ -63,7 +63,7 @@ async fn test(app: &App, args: &TestArgs, ui: &Ui) -> Result<Vec<TestReport>> {
     }
     let chosen: HashSet<&ModelId> = selected.iter().collect();
     for check in &app.project.checks {
-        let CheckTarget::Query(nodes) = &check.target else { continue };
+        let CheckTarget::Query { nodes, .. } = &check.target else { continue };
         if everything || nodes.iter().any(|node| chosen.contains(node)) {
             reports.push(app.engine.test_query(check).await);
         }
