@@ -42,8 +42,8 @@ pub struct OperatorCounts {
     pub rows_out: u64,
     /// Rows that a predicate removed.
     pub filtered: u64,
-    /// Rows of a join's preserved sides that found no partner.
-    pub unmatched: u64,
+    /// Rows of a join's preserved sides that found no partner; `None` where it is not known.
+    pub unmatched: Option<u64>,
     /// Rows that a deduplication removed.
     pub deduplicated: u64,
 }

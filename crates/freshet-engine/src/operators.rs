@@ -9,10 +9,14 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::filter::FilterExec;
-use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::joins::{
+    HashJoinExec, NestedLoopJoinExec, PiecewiseMergeJoinExec, SortMergeJoinExec,
+    SymmetricHashJoinExec,
+};
 use datafusion::physical_plan::metrics::{MetricValue, MetricsSet};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, WindowExpr};
 use freshet_core::OperatorCounts;
@@ -33,21 +37,34 @@ const PLUMBING: [&str; 6] = [
 /// - `filtered`: rows that a filter's predicate removed, and those that a Parquet scan dropped by a
 ///   predicate it was given. A scan that skips whole files or row groups by their statistics does
 ///   not know their rows. What a limit cuts off is not filtered.
-/// - `unmatched`: rows of a join's preserved sides without a partner. For hash joins without a
-///   further condition, and for semi and anti joins, exact; elsewhere DataFusion does not count
-///   them, and 0 stands for "not known".
+/// - `unmatched`: rows of a join's preserved sides without a partner, and of the side that a semi
+///   join asks about; an inner join preserves none. Known of outer hash joins on keys alone, and of
+///   semi and anti joins, if they ran to their end. Of other joins DataFusion does not count them:
+///   `None`.
 /// - `deduplicated`: rows that `distinct`, or a `group by` without aggregates, folded into others,
 ///   and those that a filter on `row_number() = 1` removed.
 pub fn operator_counts(plan: &Arc<dyn ExecutionPlan>) -> Vec<OperatorCounts> {
     let mut counts = Vec::new();
-    visit(plan, &mut counts, &mut 0);
+    visit(plan, &mut counts, &mut 0, false);
     counts
 }
 
-/// Adds the counts of a plan and gives the rows that it put out.
-fn visit(plan: &Arc<dyn ExecutionPlan>, counts: &mut Vec<OperatorCounts>, next: &mut usize) -> u64 {
-    let inputs: Vec<u64> =
-        plan.children().into_iter().map(|child| visit(child, counts, next)).collect();
+/// Adds the counts of a plan and gives the rows that it put out. `cut` says whether a limit above
+/// may have stopped it before its end.
+fn visit(
+    plan: &Arc<dyn ExecutionPlan>,
+    counts: &mut Vec<OperatorCounts>,
+    next: &mut usize,
+    cut: bool,
+) -> u64 {
+    let cut = cut || plan.fetch().is_some();
+    // These read all of their input before they give a row.
+    let reads_all = plan.is::<SortExec>() || plan.is::<AggregateExec>();
+    let inputs: Vec<u64> = plan
+        .children()
+        .into_iter()
+        .map(|child| visit(child, counts, next, cut && !reads_all))
+        .collect();
     let metrics = plan.metrics();
     let rows_in: u64 = inputs.iter().sum();
     let rows_out =
@@ -59,6 +76,7 @@ fn visit(plan: &Arc<dyn ExecutionPlan>, counts: &mut Vec<OperatorCounts>, next: 
         operator: format!("{}#{}", plan.name(), *next),
         rows_in,
         rows_out,
+        unmatched: Some(0),
         ..OperatorCounts::default()
     };
     *next += 1;
@@ -85,7 +103,7 @@ fn visit(plan: &Arc<dyn ExecutionPlan>, counts: &mut Vec<OperatorCounts>, next: 
             count.deduplicated = rows_in.saturating_sub(rows_out);
         }
     } else {
-        count.unmatched = unmatched(plan, metrics.as_ref(), &inputs, rows_out);
+        count.unmatched = unmatched(plan, metrics.as_ref(), &inputs, rows_out, cut);
     }
     counts.push(count);
     rows_out
@@ -102,25 +120,37 @@ fn unmatched(
     metrics: Option<&MetricsSet>,
     inputs: &[u64],
     rows_out: u64,
-) -> u64 {
-    let (join_type, plain_hash) = if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
-        (*join.join_type(), join.filter().is_none() && join.fetch().is_none())
+    cut: bool,
+) -> Option<u64> {
+    let (join_type, hash_on_keys) = if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
+        (*join.join_type(), join.filter().is_none())
     } else if let Some(join) = plan.downcast_ref::<SortMergeJoinExec>() {
         (join.join_type(), false)
     } else if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
         (*join.join_type(), false)
+    } else if plan.is::<PiecewiseMergeJoinExec>() || plan.is::<SymmetricHashJoinExec>() {
+        return None;
     } else {
-        return 0;
+        return Some(0);
     };
-    let [left, right] = inputs else { return 0 };
+    // A join's own count of its input is exact where its children keep none.
+    let counted = |name| metrics.and_then(|set| set.sum_by_name(name)).map(|v| v.as_usize() as u64);
+    let left = counted("build_input_rows").or(inputs.first().copied());
+    let right = counted("input_rows").or(inputs.get(1).copied());
     match join_type {
-        JoinType::LeftAnti | JoinType::RightAnti => rows_out,
-        JoinType::LeftSemi => left.saturating_sub(rows_out),
-        JoinType::RightSemi => right.saturating_sub(rows_out),
-        JoinType::Left | JoinType::Right | JoinType::Full if plain_hash => {
-            rows_out.saturating_sub(metrics.map_or(0, pairs))
+        JoinType::Inner => Some(0),
+        _ if cut => None,
+        JoinType::LeftAnti | JoinType::RightAnti => Some(rows_out),
+        JoinType::LeftSemi => left.and_then(|rows| rows.checked_sub(rows_out)),
+        JoinType::RightSemi => right.and_then(|rows| rows.checked_sub(rows_out)),
+        JoinType::Left | JoinType::Right | JoinType::Full if hash_on_keys => {
+            rows_out.checked_sub(metrics.map_or(0, pairs))
         }
-        _ => 0,
+        JoinType::Left
+        | JoinType::Right
+        | JoinType::Full
+        | JoinType::LeftMark
+        | JoinType::RightMark => None,
     }
 }
 

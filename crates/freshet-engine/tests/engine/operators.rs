@@ -26,7 +26,8 @@ async fn summed(sql: &str) -> (u64, u64, u64, u64) {
     let counts = counts(sql).await;
     let last = counts.last().expect("a plan has operators");
     let sum = |of: fn(&OperatorCounts) -> u64| counts.iter().map(of).sum::<u64>();
-    (sum(|c| c.filtered), sum(|c| c.unmatched), sum(|c| c.deduplicated), last.rows_out)
+    let unmatched = |c: &OperatorCounts| c.unmatched.expect("it is known");
+    (sum(|c| c.filtered), sum(unmatched), sum(|c| c.deduplicated), last.rows_out)
 }
 
 #[tokio::test]
@@ -63,6 +64,40 @@ async fn sums_are_those_that_the_data_has() {
     for (sql, expected) in cases {
         assert_eq!(summed(&sql).await, expected, "{sql}\n{:#?}", counts(&sql).await);
     }
+}
+
+/// What each join says of its unmatched rows, in the order of the rows.
+async fn joins(sql: &str) -> Vec<Option<u64>> {
+    let counts = counts(sql).await;
+    let joins = counts.iter().filter(|count| count.operator.contains("Join"));
+    joins.map(|count| count.unmatched).collect()
+}
+
+#[tokio::test]
+async fn what_a_join_does_not_count_is_unknown_and_not_nothing() {
+    let cases = [
+        ("left join stores t on s.store = t.store", Some(300)),
+        ("full join stores t on s.store = t.store", Some(300)),
+        // Pairs are counted before a further condition is asked.
+        ("left join stores t on s.store = t.store and s.day > t.store", None),
+        ("full join stores t on s.store = t.store and s.day > t.store", None),
+        ("left join stores t on s.store > t.store + 3", None),
+        ("left semi join stores t on s.store = t.store and s.day > t.store", Some(701)),
+        ("left anti join stores t on s.store = t.store and s.day > t.store", Some(701)),
+        ("left anti join stores t on s.store > t.store + 3", Some(400)),
+        ("join stores t on s.store = t.store and s.day > t.store", Some(0)),
+    ];
+    for (join, expected) in cases {
+        let sql = format!("select s.id from sales s {join}");
+        assert_eq!(joins(&sql).await, [expected], "{sql}\n{:#?}", counts(&sql).await);
+    }
+    // A limit stops the join before its end, unless all is sorted first.
+    let left = "select s.id, t.store from sales s left join stores t on s.store = t.store";
+    assert_eq!(joins(&format!("{left} limit 20")).await, [None]);
+    assert_eq!(joins(&format!("{left} order by s.day, s.id limit 20")).await, [Some(300)]);
+    // Whether any matches is asked of each row, and told as a column.
+    let mark = "select id from sales s where id = 3 or exists (select 1 from stores t where s.store = t.store)";
+    assert_eq!(joins(mark).await, [None]);
 }
 
 #[tokio::test]

@@ -130,7 +130,7 @@ fn write_operators(out: &mut dyn Write, build: &BuildReport, ui: &Ui) -> io::Res
             count(operator.rows_in).into(),
             count(operator.rows_out).into(),
             figure(operator.filtered),
-            figure(operator.unmatched),
+            operator.unmatched.map_or(Cell::toned("?", Tone::Dim), figure),
             figure(operator.deduplicated),
         ]);
     }

@@ -120,7 +120,7 @@ fn bad_night() -> RunReport {
         rows_in: 1_990_000,
         rows_out: 1_989_900,
         filtered: 100,
-        unmatched: 0,
+        unmatched: None,
         deduplicated: 0,
     }];
     staged.files = vec![
