@@ -25,11 +25,20 @@ pub struct ReadSpec {
     pub max_record_bytes: usize,
     /// Whether [`Decoded::offsets`] is wanted: where each row's record begins.
     pub offsets: bool,
+    /// Records that begin at this offset or behind it belong to another decoder: they are left.
+    /// Formats that cut at line feeds or not at all need not know it.
+    pub stop: Option<u64>,
 }
 
 impl Default for ReadSpec {
     fn default() -> Self {
-        Self { projection: Vec::new(), batch_rows: 8192, max_record_bytes: 1 << 20, offsets: false }
+        Self {
+            projection: Vec::new(),
+            batch_rows: 8192,
+            max_record_bytes: 1 << 20,
+            offsets: false,
+            stop: None,
+        }
     }
 }
 
@@ -51,7 +60,8 @@ pub trait TextFormat: Debug + Send + Sync {
     fn layout(&self, head: FileHead<'_>, contract: &Arc<Contract>) -> Result<Arc<dyn TextLayout>>;
 
     /// Whether any line feed ends a record, so that chunks may be cut at any of them and decoded
-    /// in any order. Where it is `false`, the chunks of a file are decoded in order by one decoder.
+    /// in any order. Where it is `false`, a file is cut by guessing ([`TextLayout::walker`]), or
+    /// decoded in order by one decoder.
     fn splittable(&self) -> bool;
 }
 
@@ -73,6 +83,16 @@ pub trait TextLayout: Debug + Send + Sync {
     /// A decoder that gives the columns `spec.projection` of `schema`, which is this layout's
     /// schema or a superset of it: columns that the file lacks are null.
     fn decoder(&self, schema: &SchemaRef, spec: &ReadSpec) -> Result<Box<dyn Decoder>>;
+
+    /// A decoder that finds where records begin and gives none of them: much faster than one that
+    /// reads them, and it consumes exactly what that one would.
+    ///
+    /// Only for formats whose files can be cut at the start of any line by guessing: where a record
+    /// begins, what follows depends on nothing that stands before it. Their decoders heed
+    /// [`ReadSpec::stop`]. `None` for all others.
+    fn walker(&self, _spec: &ReadSpec) -> Result<Option<Box<dyn Decoder>>> {
+        Ok(None)
+    }
 }
 
 /// A run of bytes of one file or message.
@@ -99,4 +119,9 @@ pub trait Decoder: Send {
     /// which keeps only its first bytes: whoever reads may then skip the rest of an endless line
     /// without holding it.
     fn decode(&mut self, chunk: &Chunk, out: &mut Decoded) -> Result<usize>;
+
+    /// Whether a line that begins like this is a record: a comment is none, however long it is.
+    fn is_record(&self, _beginning: &[u8]) -> bool {
+        true
+    }
 }

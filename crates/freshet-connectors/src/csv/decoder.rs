@@ -60,6 +60,10 @@ pub(super) struct CsvDecoder {
     limit: usize,
     batch_rows: usize,
     want_offsets: bool,
+    /// Records that begin here or behind are not decoded.
+    stop: u64,
+    /// Whether records are found and not read.
+    walking: bool,
     schema: SchemaRef,
     /// The contract's columns in its order, then new ones.
     readings: Vec<Reading>,
@@ -137,6 +141,8 @@ impl CsvDecoder {
             limit: spec.max_record_bytes.min(LARGEST_RECORD),
             batch_rows: spec.batch_rows.clamp(1, 1 << 24),
             want_offsets: spec.offsets,
+            stop: spec.stop.unwrap_or(u64::MAX),
+            walking: false,
             schema: Arc::new(Schema::new(fields)),
             readings,
             outputs,
@@ -146,6 +152,14 @@ impl CsvDecoder {
             offsets: Vec::new(),
             scratch: Scratch::default(),
         })
+    }
+
+    /// Finds records and gives none.
+    pub fn walking(mut self) -> Self {
+        self.readings.clear();
+        self.outputs.clear();
+        self.walking = true;
+        self
     }
 
     /// Decodes with another level and window than the best: for tests that expect no difference.
@@ -195,9 +209,13 @@ impl CsvDecoder {
     ) -> Result<usize> {
         let layout = Arc::clone(&self.layout);
         let around = Surroundings { data, last, limit: self.limit };
+        let stop = usize::try_from(self.stop.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let stop = stop.min(data.len());
         let mut at = 0;
-        while at < data.len() {
-            let mut end = data.len().min(at + self.window);
+        while at < stop {
+            // A line that begins in front of `stop` may end behind it; no line behind it is looked
+            // at.
+            let mut end = stop.min(at + self.window);
             loop {
                 let whole = last && end == data.len();
                 self.index.build(self.level, &layout.dialect, data, (at, end), whole);
@@ -215,7 +233,10 @@ impl CsvDecoder {
                 break;
             }
             let progress = self.rows.find(&mut self.index, &layout.dialect, around, layout.width);
-            if progress.resume > at {
+            if self.walking {
+                out.lines += progress.lines as u64;
+                at = progress.resume;
+            } else if progress.resume > at {
                 let piece = Piece { data, offset, lines: out.lines };
                 let first_reject = out.rejects.len();
                 self.reject_shapes(piece, out);
@@ -438,6 +459,10 @@ impl Piece<'_> {
 }
 
 impl Decoder for CsvDecoder {
+    fn is_record(&self, beginning: &[u8]) -> bool {
+        beginning.first().is_none_or(|byte| Some(*byte) != self.layout.dialect.comment)
+    }
+
     fn decode(&mut self, chunk: &Chunk, out: &mut Decoded) -> Result<usize> {
         let mut done = 0;
         while done < chunk.bytes.len() {
@@ -445,6 +470,9 @@ impl Decoder for CsvDecoder {
             let last = chunk.last && end == chunk.bytes.len();
             let bytes = chunk.bytes.slice(done..end);
             let offset = chunk.offset + done as u64;
+            if offset >= self.stop {
+                break;
+            }
             let mut consumed = self.piece(&bytes, offset, last, out)?;
             if consumed == 0 && end < chunk.bytes.len() {
                 // One line fills the piece, so it is larger than any record may be.
@@ -453,8 +481,10 @@ impl Decoder for CsvDecoder {
                 if feed.is_none() && !chunk.last {
                     break;
                 }
-                out.rejects.push(Reject::too_large(offset, out.lines + 1, self.limit, rest));
-                out.records += 1;
+                if self.is_record(rest) {
+                    out.rejects.push(Reject::too_large(offset, out.lines + 1, self.limit, rest));
+                    out.records += 1;
+                }
                 out.lines += 1;
                 consumed = feed.map_or(rest.len(), |feed| feed + 1);
             }

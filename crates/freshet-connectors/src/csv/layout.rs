@@ -208,6 +208,12 @@ impl TextLayout for SharedLayout {
     fn decoder(&self, schema: &SchemaRef, spec: &ReadSpec) -> Result<Box<dyn Decoder>> {
         Ok(Box::new(CsvDecoder::new(Arc::clone(&self.0), schema, spec)?))
     }
+
+    fn walker(&self, spec: &ReadSpec) -> Result<Option<Box<dyn Decoder>>> {
+        let spec = ReadSpec { projection: Vec::new(), offsets: false, ..spec.clone() };
+        let decoder = CsvDecoder::new(Arc::clone(&self.0), &self.0.schema, &spec)?;
+        Ok(Some(Box::new(decoder.walking())))
+    }
 }
 
 fn header_error(message: String) -> Error {

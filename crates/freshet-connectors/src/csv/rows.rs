@@ -165,6 +165,8 @@ impl Rows {
         let count = index.ends.len() - sentinel - 1;
         match attempt {
             Attempt::Ends(end) if count == width => {
+                // The index took the record's quotes for other ones than they are.
+                index.escapes = true;
                 self.rows.push(u32::try_from(sentinel + 1).expect("places are 32 bits wide"));
                 return if end == feed { Looked::Next } else { Looked::EndsAt(end) };
             }

@@ -2,6 +2,7 @@
 //! behaviour of headers, contracts and options by example.
 
 mod reference;
+mod splits;
 
 use arrow::array::{Array, AsArray};
 use arrow::util::display::array_value_to_string;
@@ -71,6 +72,7 @@ fn decode(file: &[u8], options: &CsvOptions, contract: &Contract, how: &How) -> 
         batch_rows: how.batch_rows,
         max_record_bytes: how.max_record_bytes,
         offsets: true,
+        stop: None,
     };
     let mut decoder = CsvDecoder::new(Arc::clone(&layout.0), &schema, &spec)
         .expect("the projection is sound")
@@ -323,6 +325,15 @@ fn a_record_of_several_lines_that_fails_costs_its_first_line() {
         assert_eq!(lines, rejected_lines, "{file}");
         check_all_ways(file.as_bytes(), &options, 40);
     }
+}
+
+#[test]
+fn a_doubled_quote_is_one_wherever_it_stands_in_a_field_of_several_lines() {
+    let options = no_header(CsvOptions { quoted_newlines: true, ..CsvOptions::default() });
+    let file = b"1,\"a\n\"\"b\"\"\n\"\"\",2\n";
+    let got = decode(file, &options, &sample_contract(), &How::default());
+    assert_eq!(got.rows[0].1[1].as_deref(), Some("a\n\"b\"\n\""));
+    check_all_ways(file, &options, 40);
 }
 
 #[test]

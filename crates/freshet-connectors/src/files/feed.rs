@@ -135,7 +135,8 @@ impl Feed {
     }
 }
 
-/// Stored bytes `[start, end)` and then up to the first line feed at or behind `end`.
+/// Stored bytes `[start, end)` and then some more: up to the first line feed at or behind `end`, or
+/// for as long as somebody asks.
 #[derive(Debug)]
 pub struct RangeFeed {
     raw: Raw,
@@ -143,6 +144,8 @@ pub struct RangeFeed {
     tail: Option<u64>,
     /// Bytes of the next read of it: little at first, more where the line is long.
     step: u64,
+    /// Whether a line feed does not end it.
+    onward: bool,
 }
 
 impl RangeFeed {
@@ -150,16 +153,26 @@ impl RangeFeed {
     pub fn new(blob: Arc<dyn Blob>, start: u64, end: u64, hash: bool) -> Self {
         let tail = (end < blob.size()).then_some(end);
         let step = if blob.local().is_some() { 4 << 10 } else { 64 << 10 };
-        Self { raw: Raw::new(blob, start, end, hash), tail, step }
+        Self { raw: Raw::new(blob, start, end, hash), tail, step, onward: false }
+    }
+
+    /// The range, and then all that follows, of which only as much is read as is asked for.
+    pub fn onward(blob: Arc<dyn Blob>, start: u64, end: u64, hash: bool) -> Self {
+        Self { onward: true, ..Self::new(blob, start, end, hash) }
     }
 
     async fn fill(&mut self, into: &mut Buffer, target: usize) -> Result<bool> {
+        let within = !self.raw.is_done();
         while !self.raw.is_done() {
             if into.len() >= target {
                 return Ok(false);
             }
             let n = target - into.len();
             self.raw.read(n, into).await?;
+        }
+        if self.onward && within {
+            // Whoever reads looks first whether it needs more than the range.
+            return Ok(self.tail.is_none());
         }
         while let Some(at) = self.tail {
             let blob = &self.raw.blob;
@@ -170,6 +183,12 @@ impl RangeFeed {
                 into.advance(n);
             } else {
                 into.extend(&blob.read(at, n).await?);
+            }
+            if self.onward {
+                let next = at + n as u64;
+                self.tail = (next < blob.size()).then_some(next);
+                self.step = (self.step * 4).min(1 << 20);
+                return Ok(self.tail.is_none());
             }
             if let Some(found) = memchr::memchr(b'\n', &into.filled()[before..]) {
                 into.truncate(before + found + 1);

@@ -15,6 +15,8 @@ mod plan;
 mod reader;
 pub mod s3;
 mod scan;
+mod stitch;
+mod work;
 mod worker;
 
 use std::sync::Arc;

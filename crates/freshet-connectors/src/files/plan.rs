@@ -85,6 +85,14 @@ impl Layout {
         }
     }
 
+    /// Bytes of text before the first record.
+    pub fn data_offset(&self) -> u64 {
+        match self {
+            Self::Text(layout) => layout.data_offset(),
+            Self::Blocks(_) => 0,
+        }
+    }
+
     /// The text in which corrections of its records are written.
     pub fn correcting(&self) -> Result<Arc<dyn TextLayout>> {
         match self {

@@ -15,7 +15,7 @@ use super::columns::{Constant, Output};
 use super::feed::{Feed, StreamFeed};
 use super::plan::{Fate, Layout, read_heads, unify};
 use super::scan::FilesScan;
-use super::worker::{CHUNK, Pool, Start, TextUnit};
+use super::worker::{CHUNK, First, Pool, Start, TextUnit};
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -63,6 +63,7 @@ pub async fn open(
         batch_rows: BATCH_ROWS,
         max_record_bytes: source.options.max_record_bytes.as_usize(),
         offsets: true,
+        stop: None,
     };
     let begin = from.0.max(layout.data_offset());
     let mut first_line = layout.data_line();
@@ -78,6 +79,8 @@ pub async fn open(
     let start = Start {
         offset: 0,
         data_offset: begin,
+        first: First::NextLine,
+        stop: None,
         chunk: source.options.split_size.as_usize().min(CHUNK),
         max_record_bytes: spec.max_record_bytes,
     };

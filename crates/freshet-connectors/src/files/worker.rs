@@ -61,6 +61,8 @@ pub struct TextUnit {
     /// rejected already.
     seek: Option<Seek>,
     buffer: Buffer,
+    /// Records that begin here or behind belong to another unit.
+    stop: u64,
     offset: u64,
     lines: u64,
     done: bool,
@@ -79,12 +81,25 @@ enum Seek {
 pub struct Start {
     /// Offset in the text of the feed's first byte.
     pub offset: u64,
-    /// Offset in the text of the file's first record.
+    /// Offset in the text of the file's first record, or of the unit's where that is known.
     pub data_offset: u64,
+    /// Where a unit that begins in the file's middle finds its first record.
+    pub first: First,
+    /// Records that begin here or behind belong to another unit, as the decoder knows.
+    pub stop: Option<u64>,
     /// Bytes of a chunk.
     pub chunk: usize,
     /// A record larger than this is a dead letter.
     pub max_record_bytes: usize,
+}
+
+/// Where a unit that begins in a file's middle finds its first record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// Behind the next line feed.
+    NextLine,
+    /// At `data_offset`.
+    Known,
 }
 
 impl std::fmt::Debug for TextUnit {
@@ -102,7 +117,8 @@ impl TextUnit {
         read: &Arc<AtomicU64>,
     ) -> Self {
         feed.count_with(read);
-        let inside = start.offset > 0 && start.data_offset <= start.offset;
+        let inside =
+            start.first == First::NextLine && start.offset > 0 && start.data_offset <= start.offset;
         Self {
             feed,
             decoder,
@@ -111,13 +127,15 @@ impl TextUnit {
             discard: start.data_offset.saturating_sub(start.offset),
             seek: inside.then_some(Seek::Others),
             buffer: Buffer::default(),
+            stop: start.stop.unwrap_or(u64::MAX),
             offset: start.offset,
             lines: 0,
             done: false,
         }
     }
 
-    /// Offset in the text behind the last record that was decoded.
+    /// Offset in the text behind the last record that was decoded; once all were, where the next
+    /// unit's records begin.
     pub fn offset(&self) -> u64 {
         self.offset
     }
@@ -141,9 +159,15 @@ impl TextUnit {
         let last = self.feed.fill(&mut self.buffer, target).await?;
         let Some(begin) = self.begin(last, out) else {
             self.buffer.truncate(0);
-            self.done = last;
-            return Ok(!last);
+            // The first record is known only once all in front of it was passed.
+            let found = self.discard == 0 && self.seek.is_none();
+            self.done = last || (found && self.offset >= self.stop);
+            return Ok(!self.done);
         };
+        if self.offset >= self.stop {
+            self.done = true;
+            return Ok(false);
+        }
         let (bytes, end) = std::mem::take(&mut self.buffer).freeze();
         let text = bytes.slice(begin..end);
         let chunk = Chunk { bytes: text.clone(), offset: self.offset, last };
@@ -156,15 +180,15 @@ impl TextUnit {
         self.lines += out.lines - before.1;
         self.offset += consumed as u64;
         let mut tail = &text[consumed..];
-        if last {
-            if !tail.is_empty() {
+        if last || self.offset >= self.stop {
+            if !tail.is_empty() && self.offset < self.stop {
                 return Err(Error::internal("a decoder left bytes at the end of its input"));
             }
             self.done = true;
         } else if consumed == 0 && tail.len() > self.max_record_bytes.saturating_add(self.chunk) {
             tail = self.too_large(tail, out);
         }
-        if !last {
+        if !self.done {
             self.buffer = pool.take(self.chunk.max(tail.len()) + (16 << 10));
             self.buffer.extend(tail);
         }
@@ -203,13 +227,15 @@ impl TextUnit {
     fn too_large<'a>(&mut self, tail: &'a [u8], out: &mut Decoded) -> &'a [u8] {
         let line = memchr::memchr(b'\n', tail);
         let record = line.map_or(tail, |end| &tail[..end]);
-        out.rejects.push(Reject::too_large(
-            self.offset,
-            self.lines + 1,
-            self.max_record_bytes,
-            record,
-        ));
-        out.records += 1;
+        if self.decoder.is_record(record) {
+            out.rejects.push(Reject::too_large(
+                self.offset,
+                self.lines + 1,
+                self.max_record_bytes,
+                record,
+            ));
+            out.records += 1;
+        }
         match line {
             Some(end) => {
                 self.offset += end as u64 + 1;

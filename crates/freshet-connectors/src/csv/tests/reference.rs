@@ -22,7 +22,8 @@ fn fields(bytes: &[u8], options: &CsvOptions, limit: usize) -> Result<(Vec<Field
     let ends = |at: usize| -> bool {
         at >= bytes.len()
             || bytes[at] == b'\n'
-            || bytes[at..] == *b"\r"
+            // A line alone has lost its own `\r` already; one more is content.
+            || (options.quoted_newlines && bytes[at..] == *b"\r")
             || bytes[at..].starts_with(b"\r\n")
     };
     let is = |at: usize, c: Option<char>| c.is_some_and(|c| bytes.get(at) == Some(&(c as u8)));
