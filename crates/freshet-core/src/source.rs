@@ -180,6 +180,11 @@ pub trait Scan: Debug + Send + Sync {
     /// Bytes to read, as stored; for progress and plans.
     fn total_bytes(&self) -> u64;
 
+    /// Whether the rows of each worker's stream ascend by `_file`, compared as bytes, and `_offset`.
+    fn is_in_order(&self) -> bool {
+        false
+    }
+
     /// Starts reading the columns `projection` of `schema`, in that order.
     fn start(&self, projection: &[usize], batch_rows: usize) -> Result<Arc<dyn RunningScan>>;
 }

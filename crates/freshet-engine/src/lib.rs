@@ -7,6 +7,7 @@
 pub mod build;
 pub mod checks;
 pub mod dead_letters;
+pub mod deduplicate;
 pub mod engine;
 pub mod functions;
 pub mod intent;

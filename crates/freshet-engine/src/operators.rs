@@ -21,6 +21,8 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, WindowExpr};
 use freshet_core::OperatorCounts;
 
+use crate::deduplicate::DeduplicateExec;
+
 /// Operators that only move rows between tasks or in batches.
 const PLUMBING: [&str; 6] = [
     "CoalesceBatchesExec",
@@ -97,6 +99,8 @@ fn visit(
                 count.filtered = removed;
             }
         }
+    } else if plan.downcast_ref::<DeduplicateExec>().is_some() {
+        count.deduplicated = rows_in.saturating_sub(rows_out);
     } else if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
         let distinct = aggregate.aggr_expr().is_empty() && !aggregate.group_expr().is_empty();
         if distinct && aggregate.limit_options().is_none() {

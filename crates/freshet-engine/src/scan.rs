@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -10,7 +11,8 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
 };
@@ -112,8 +114,9 @@ impl ScanExec {
         partitions: usize,
         tracker: ScanTracker,
     ) -> Self {
+        let order = scan.is_in_order().then(|| order_of(&schema)).flatten();
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
+            EquivalenceProperties::new_with_orderings(Arc::clone(&schema), order),
             Partitioning::UnknownPartitioning(partitions),
             EmissionType::Incremental,
             Boundedness::Bounded,
@@ -149,6 +152,15 @@ impl ScanExec {
         }
         Ok(Arc::clone(running))
     }
+}
+
+/// The order of rows in the files, where the columns that tell it are read.
+fn order_of(schema: &SchemaRef) -> Option<[PhysicalSortExpr; 2]> {
+    let column = |name| {
+        let column = Arc::new(Column::new_with_schema(name, schema).ok()?);
+        Some(PhysicalSortExpr::new(column, SortOptions::new(false, false)))
+    };
+    Some([column("_file")?, column("_offset")?])
 }
 
 impl fmt::Debug for ScanExec {

@@ -9,10 +9,14 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use freshet_core::config::ByteSize;
 use freshet_core::error::code;
 use freshet_core::{Error, Result, ResultExt};
+
+use crate::deduplicate;
 
 /// The catalog in which everything of a project is found.
 pub const CATALOG: &str = "freshet";
@@ -68,12 +72,28 @@ impl Sessions {
         options.execution.time_zone = Some("UTC".into());
         options.execution.parquet.pushdown_filters = true;
         options.execution.parquet.reorder_filters = true;
-        let context = SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime));
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_default_features()
+            .with_optimizer_rules(optimizer_rules())
+            .with_query_planner(Arc::new(deduplicate::Planner))
+            .build();
+        let context = SessionContext::new_with_state(state);
         let catalog = MemoryCatalogProvider::new();
         context.register_catalog(CATALOG, Arc::new(catalog));
         ensure_schema(&context, &self.schema);
         context
     }
+}
+
+/// DataFusion's rules, with ours where they find what they look for: predicates are pushed down to the
+/// operators that they are about, and no projection is put between the two yet.
+fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules = Optimizer::new().rules;
+    let behind = rules.iter().position(|rule| rule.name() == "push_down_filter");
+    rules.insert(behind.map_or(0, |rule| rule + 1), Arc::new(deduplicate::Rule));
+    rules
 }
 
 /// Registers `table` as `schema.name`, making the schema where there is none.

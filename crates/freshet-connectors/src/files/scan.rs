@@ -87,6 +87,15 @@ impl Scan for FilesScan {
         ready.map(|file| file.size).sum()
     }
 
+    fn is_in_order(&self) -> bool {
+        // A correction is decoded after the records around it.
+        let corrected = |file: &PlannedFile| match &file.fate {
+            Fate::Ready(ready) => !ready.corrections.is_empty(),
+            Fate::Out(..) => false,
+        };
+        !self.inner.files.iter().any(corrected)
+    }
+
     fn start(&self, projection: &[usize], batch_rows: usize) -> Result<Arc<dyn RunningScan>> {
         Ok(Arc::new(Running(Shared::new(&self.inner, projection, batch_rows)?)))
     }
@@ -186,6 +195,8 @@ impl Shared {
                 }
             });
         }
+        // Workers take units in this order, which is that of `_file`.
+        units.sort_by_key(|unit: &Unit| &scan.files[unit.file].split.id);
         Ok(Arc::new(Self {
             scan: Arc::clone(scan),
             spec,

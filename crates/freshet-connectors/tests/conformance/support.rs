@@ -5,7 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
 use arrow::util::display::array_value_to_string;
 use freshet_connectors::registry;
 use freshet_core::clock::ManualClock;
@@ -123,7 +124,12 @@ impl<'a> Reading<'a> {
         let (mut rows, mut error) = (Vec::new(), None);
         for task in tasks {
             match task.await.unwrap() {
-                Ok(batches) => rows.extend(batches.iter().flat_map(as_text)),
+                Ok(batches) => {
+                    if scan.is_in_order() {
+                        assert_ascending(&batches);
+                    }
+                    rows.extend(batches.iter().flat_map(as_text));
+                }
                 Err(ended) => error = Some(ended),
             }
         }
@@ -176,6 +182,21 @@ impl Outcome {
 
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// The rows of one worker ascend by file and offset, where these are read.
+fn assert_ascending(batches: &[RecordBatch]) {
+    let mut last = None;
+    for batch in batches {
+        let column = |name| batch.column_by_name(name);
+        let (Some(file), Some(offset)) = (column("_file"), column("_offset")) else { return };
+        for row in 0..batch.num_rows() {
+            let file = file.as_string_view().value(row).as_bytes().to_vec();
+            let here = Some((file, offset.as_primitive::<Int64Type>().value(row)));
+            assert!(last < here, "{last:?} stands before {here:?}");
+            last = here;
+        }
+    }
 }
 
 fn as_text(batch: &RecordBatch) -> Vec<String> {

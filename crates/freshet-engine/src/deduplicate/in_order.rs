@@ -1,0 +1,295 @@
+//! Deduplication of rows that arrive in order: the first of a key passes, the others do not.
+//!
+//! Each input is read by a task of its own, some batches ahead; one stream takes their batches in
+//! the order of their rows. Batches of several inputs rarely overlap (a worker reads a piece of a
+//! file at a time), so that almost all pass uncut.
+//!
+//! Once the set of keys cannot grow any more it stays as it is: rows whose keys it has are dropped
+//! as before, the others go to disk, divided by key, and each part is read by itself at the end.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+use super::keys::Keys;
+use super::set::{Inserted, KeySet};
+use super::spill::{Disk, Division, Part};
+
+/// Batches that an input may be ahead: about two pieces of a file.
+const AHEAD: usize = 32;
+
+/// The first rows of all inputs.
+pub fn stream(
+    inputs: Vec<SendableRecordBatchStream>,
+    order: &LexOrdering,
+    disk: Disk,
+) -> DfResult<SendableRecordBatchStream> {
+    let schema = std::sync::Arc::clone(&disk.schema);
+    let inputs = inputs
+        .into_iter()
+        .map(|input| Input::start(input, order.clone()))
+        .collect::<DfResult<Vec<_>>>()?;
+    let positions = Positions::new(order.clone(), &disk)?;
+    let state = Deduplication {
+        source: Source::Inputs(inputs, positions),
+        disk,
+        set: None,
+        division: None,
+        level: 0,
+        parts: VecDeque::new(),
+    };
+    let rows = futures::stream::try_unfold(state, |mut state| async move {
+        let batch = state.next().await?;
+        Ok(batch.map(|batch| (batch, state)))
+    });
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+}
+
+/// Where rows stand in the order, as bytes that compare like them.
+struct Positions {
+    order: LexOrdering,
+    converter: RowConverter,
+}
+
+impl Positions {
+    fn new(order: LexOrdering, disk: &Disk) -> DfResult<Self> {
+        Self::of_schema(order, &disk.schema)
+    }
+
+    fn of_schema(order: LexOrdering, schema: &arrow::datatypes::Schema) -> DfResult<Self> {
+        let fields = order
+            .iter()
+            .map(|sort| Ok(SortField::new_with_options(sort.expr.data_type(schema)?, sort.options)))
+            .collect::<DfResult<Vec<_>>>()?;
+        Ok(Self { order, converter: RowConverter::new(fields)? })
+    }
+
+    fn of(&self, batch: &RecordBatch) -> DfResult<Rows> {
+        let columns = self
+            .order
+            .iter()
+            .map(|sort| sort.expr.evaluate(batch)?.into_array(batch.num_rows()))
+            .collect::<DfResult<Vec<_>>>()?;
+        Ok(self.converter.convert_columns(&columns)?)
+    }
+}
+
+/// A batch and where it lies in the order.
+struct Located {
+    batch: RecordBatch,
+    first: OwnedRow,
+    last: OwnedRow,
+}
+
+/// One input, read ahead.
+struct Input {
+    /// The next batch and the row at which it goes on.
+    head: Option<(Located, usize)>,
+    /// Positions of all rows of the head, once they were needed.
+    rows: Option<Rows>,
+    batches: mpsc::Receiver<DfResult<Located>>,
+    ended: bool,
+    task: SpawnedTask<()>,
+}
+
+impl Input {
+    fn start(mut input: SendableRecordBatchStream, order: LexOrdering) -> DfResult<Self> {
+        let positions = Positions::of_schema(order, &input.schema())?;
+        let (sender, batches) = mpsc::channel(AHEAD);
+        let task = SpawnedTask::spawn(async move {
+            while let Some(batch) = input.next().await {
+                let located = batch.and_then(|batch| locate(batch, &positions)).transpose();
+                if let Some(located) = located {
+                    let failed = located.is_err();
+                    if sender.send(located).await.is_err() || failed {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Self { head: None, rows: None, batches, ended: false, task })
+    }
+
+    /// Waits for a batch, unless there is one or none is left.
+    async fn fill(&mut self) -> DfResult<()> {
+        if self.head.is_some() || self.ended {
+            return Ok(());
+        }
+        match self.batches.recv().await {
+            Some(located) => self.head = Some((located?, 0)),
+            None => {
+                self.ended = true;
+                // A panic of the task must not look like the end of its rows.
+                (&mut self.task)
+                    .await
+                    .map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn locate(batch: RecordBatch, positions: &Positions) -> DfResult<Option<Located>> {
+    let Some(end) = batch.num_rows().checked_sub(1) else { return Ok(None) };
+    let first = positions.of(&batch.slice(0, 1))?.row(0).owned();
+    let last = positions.of(&batch.slice(end, 1))?.row(0).owned();
+    Ok(Some(Located { batch, first, last }))
+}
+
+enum Source {
+    Inputs(Vec<Input>, Positions),
+    Part(SendableRecordBatchStream),
+}
+
+impl Source {
+    /// The next rows in the order.
+    async fn next(&mut self) -> DfResult<Option<RecordBatch>> {
+        match self {
+            Self::Inputs(inputs, positions) => merge(inputs, positions).await,
+            Self::Part(rows) => rows.next().await.transpose(),
+        }
+    }
+}
+
+async fn merge(inputs: &mut [Input], positions: &Positions) -> DfResult<Option<RecordBatch>> {
+    for input in inputs.iter_mut() {
+        input.fill().await?;
+    }
+    let first = |input: &Input| -> DfResult<Option<OwnedRow>> {
+        Ok(match (&input.head, &input.rows) {
+            (Some((_, from)), Some(rows)) => Some(rows.row(*from).owned()),
+            (Some((head, _)), None) => Some(head.first.clone()),
+            (None, _) => None,
+        })
+    };
+    let mut firsts = Vec::with_capacity(inputs.len());
+    for (index, input) in inputs.iter().enumerate() {
+        if let Some(first) = first(input)? {
+            firsts.push((first, index));
+        }
+    }
+    firsts.sort();
+    let Some((_, chosen)) = firsts.first() else { return Ok(None) };
+    let input = &mut inputs[*chosen];
+    let Some((head, from)) = input.head.take() else { return Ok(None) };
+    let rows = head.batch.num_rows();
+    let end = match firsts.get(1) {
+        Some((bound, _)) if head.last > *bound => {
+            let all = match input.rows.take() {
+                Some(all) => all,
+                None => positions.of(&head.batch)?,
+            };
+            let (mut low, mut high) = (from + 1, rows);
+            while low < high {
+                let middle = usize::midpoint(low, high);
+                if all.row(middle).owned() <= *bound {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+            input.rows = Some(all);
+            low
+        }
+        _ => rows,
+    };
+    let batch = head.batch.slice(from, end - from);
+    if end < rows {
+        input.head = Some((head, end));
+    } else {
+        input.rows = None;
+    }
+    Ok(Some(batch))
+}
+
+struct Deduplication {
+    source: Source,
+    disk: Disk,
+    /// Made with the first keys.
+    set: Option<KeySet>,
+    /// Made once the set cannot grow any more.
+    division: Option<Division>,
+    /// How often the rows of the source were divided.
+    level: u32,
+    /// What is left to be read afterwards.
+    parts: VecDeque<Part>,
+}
+
+impl Deduplication {
+    async fn next(&mut self) -> DfResult<Option<RecordBatch>> {
+        loop {
+            if let Some(batch) = self.source.next().await? {
+                let kept = self.keep(&batch)?;
+                if kept.num_rows() > 0 {
+                    self.disk.metrics.record_output(kept.num_rows());
+                    return Ok(Some(kept));
+                }
+            } else if !self.turn_to_next_part()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The first rows of their keys.
+    fn keep(&mut self, batch: &RecordBatch) -> DfResult<RecordBatch> {
+        let timer = self.disk.metrics.elapsed_compute().clone();
+        let _timer = timer.timer();
+        let keys = self.disk.keys.encode(batch)?;
+        let rows = batch.num_rows();
+        let mut fresh = Vec::with_capacity(rows);
+        let set = self.set.get_or_insert_with(|| KeySet::like(&keys));
+        let full = match &self.division {
+            Some(_) => Some(0),
+            None => {
+                let memory = &self.disk.memory;
+                let mut grow = |bytes| memory.try_grow(bytes).is_ok();
+                match set.insert(&keys, 0..rows, &mut fresh, &mut grow) {
+                    Inserted::All => None,
+                    Inserted::Until(row) => Some(row),
+                }
+            }
+        };
+        if let Some(from) = full {
+            self.divide(batch, &keys, from..rows)?;
+            fresh.resize(rows, false);
+        }
+        if fresh.iter().all(|fresh| *fresh) {
+            return Ok(batch.clone());
+        }
+        Ok(filter_record_batch(batch, &BooleanArray::from(fresh))?)
+    }
+
+    /// Writes those of `rows` aside whose keys are not known.
+    fn divide(&mut self, batch: &RecordBatch, keys: &Keys, rows: Range<usize>) -> DfResult<()> {
+        let division = match &mut self.division {
+            Some(division) => division,
+            none => none.insert(self.disk.divide(self.level)?),
+        };
+        let set = &self.set;
+        let unknown = rows.filter(|row| !set.as_ref().is_some_and(|set| set.contains(keys, *row)));
+        division.write(&self.disk, batch, keys, unknown)
+    }
+
+    /// Goes on with rows that were written aside; false where there are none.
+    fn turn_to_next_part(&mut self) -> DfResult<bool> {
+        self.set = None;
+        self.disk.memory.free();
+        if let Some(division) = self.division.take() {
+            self.parts.extend(division.finish(&self.disk)?);
+        }
+        let Some(part) = self.parts.pop_front() else { return Ok(false) };
+        self.source = Source::Part(part.rows);
+        self.level = part.level;
+        Ok(true)
+    }
+}
