@@ -38,10 +38,41 @@ pub fn point(step: &'static str) {
     let _ = step;
 }
 
+/// Tells `observer` of each point that this thread passes, until what is returned is dropped: for
+/// tests that run everything on one thread and cut its power themselves. Where points are nothing
+/// ([`ENABLED`]), neither is this.
+pub fn observe(observer: impl Fn(&'static str) + 'static) -> Observed {
+    #[cfg(any(debug_assertions, feature = "crash-points"))]
+    armed::OBSERVER.with(|place| *place.borrow_mut() = Some(std::rc::Rc::new(observer)));
+    #[cfg(not(any(debug_assertions, feature = "crash-points")))]
+    drop(observer);
+    Observed(std::marker::PhantomData)
+}
+
+/// An observer of this thread; it is told nothing more once this is dropped.
+#[derive(Debug)]
+pub struct Observed(std::marker::PhantomData<*const ()>);
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        #[cfg(any(debug_assertions, feature = "crash-points"))]
+        armed::OBSERVER.with(|place| *place.borrow_mut() = None);
+    }
+}
+
 #[cfg(any(debug_assertions, feature = "crash-points"))]
 mod armed {
+    use std::cell::RefCell;
+    use std::rc::Rc;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    type Observer = Rc<dyn Fn(&'static str)>;
+
+    thread_local! {
+        pub(super) static OBSERVER: RefCell<Option<Observer>> =
+            const { RefCell::new(None) };
+    }
 
     /// What `FRESHET_CRASH_AT` asks for.
     #[derive(Debug, PartialEq, Eq)]
@@ -76,6 +107,11 @@ mod armed {
             super::STEPS.iter().any(|(name, _)| *name == step),
             "step \"{step}\" is not in the list of steps"
         );
+        // Not held while it is called: it may pass points itself.
+        let observer = OBSERVER.with(|place| place.borrow().clone());
+        if let Some(observer) = observer {
+            observer(step);
+        }
         let target = TARGET.get_or_init(|| {
             let text = std::env::var(super::VARIABLE).ok()?;
             let target = Target::parse(&text);
@@ -92,6 +128,18 @@ mod armed {
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        #[test]
+        fn an_observer_is_told_until_it_is_dropped() {
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            let told = Rc::clone(&seen);
+            let observed = super::super::observe(move |step| told.borrow_mut().push(step));
+            pass("publish.staged");
+            pass("publish.intent");
+            drop(observed);
+            pass("publish.committed");
+            assert_eq!(*seen.borrow(), ["publish.staged", "publish.intent"]);
+        }
 
         #[test]
         fn a_target_names_a_step_and_a_pass() {

@@ -117,9 +117,14 @@ pub async fn tables(store: &Arc<dyn ObjectStore>) -> Result<Vec<TableName>> {
     Ok(tables)
 }
 
+/// Where an intent is.
+pub fn path(table: &TableName, number: u64) -> Path {
+    folder(table).join(format!("{number:020}.json"))
+}
+
 /// Reads an intent.
 pub async fn read(store: &Arc<dyn ObjectStore>, table: &TableName, number: u64) -> Result<Intent> {
-    let path = folder(table).join(format!("{number:020}.json"));
+    let path = path(table, number);
     let what = || format!("could not read intent {number} of table \"{table}\"");
     let bytes = store
         .get(&path)
@@ -140,7 +145,7 @@ pub async fn read(store: &Arc<dyn ObjectStore>, table: &TableName, number: u64) 
 /// Writes an intent, durably; fails where its number is taken.
 pub async fn write(store: &Arc<dyn ObjectStore>, intent: &Intent) -> Result<()> {
     let table = &intent.change.table;
-    let path = folder(table).join(format!("{:020}.json", intent.number));
+    let path = path(table, intent.number);
     let bytes = serde_json::to_vec(intent)
         .map_err(|error| Error::internal("could not write an intent").caused_by(error))?;
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };

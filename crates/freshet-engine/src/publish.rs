@@ -156,6 +156,8 @@ pub async fn recover(
 ) -> Result<Vec<Recovered>> {
     let mut recovered = Vec::new();
     for table in intent::tables(lake.store()).await? {
+        // What this run builds rests on the versions that it sees.
+        lake.settle_table(&table).await?;
         recovered.extend(recover_table(lake, dead_letter_lock, &table).await?);
     }
     Ok(recovered)
@@ -196,6 +198,8 @@ async fn recover_one(
     let what = |model: &ModelId| {
         format!("could not finish intent {number} of model \"{model}\", table \"{table}\"")
     };
+    // Once the table holds the number, the intent must be there for good.
+    lake.settle(&intent::path(table, number)).await?;
     let intent = intent::read(lake.store(), table, number).await?;
     let now = lake.load(table, None).await?.map(|snapshot| snapshot.version);
     if now != intent.change.base_version {

@@ -11,6 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use freshet_core::files::{DirEntry, FileSystem};
@@ -52,8 +53,21 @@ struct State {
     fail_at: Option<(u64, Fault)>,
     kill_at: Option<u64>,
     killed: bool,
-    mutant: Option<Mutant>,
+    mutant: Option<(Mutant, Where)>,
+    on_kill: Option<Hook>,
     log: Vec<String>,
+}
+
+/// The paths at which a mutant acts.
+type Where = fn(&Path) -> bool;
+
+#[derive(Clone)]
+struct Hook(Arc<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +118,7 @@ impl FaultFs {
             kill_at: None,
             killed: false,
             mutant: None,
+            on_kill: None,
             log: Vec::new(),
         }))
     }
@@ -111,7 +126,14 @@ impl FaultFs {
     /// Leaves out a step from now on.
     #[must_use]
     pub fn with_mutant(self, mutant: Mutant) -> Self {
-        self.0.lock().mutant = Some(mutant);
+        self.with_mutant_at(mutant, |_| true)
+    }
+
+    /// As [`FaultFs::with_mutant`], for the files or folders only that are synchronised at paths
+    /// for which `at` holds.
+    #[must_use]
+    pub fn with_mutant_at(self, mutant: Mutant, at: fn(&Path) -> bool) -> Self {
+        self.0.lock().mutant = Some((mutant, at));
         self
     }
 
@@ -120,6 +142,7 @@ impl FaultFs {
     pub fn fork(&self, seed: u64) -> Self {
         let mut state = self.0.lock().clone();
         state.rng = SmallRng::seed_from_u64(seed);
+        state.on_kill = None;
         Self(Mutex::new(state))
     }
 
@@ -146,6 +169,16 @@ impl FaultFs {
         state.kill_at = Some(state.operations + nth);
     }
 
+    /// Kills the process now, between two operations.
+    pub fn kill(&self) {
+        self.0.lock().kill();
+    }
+
+    /// Calls `hook` at the moment of a kill, once. It must not use this file system.
+    pub fn on_kill(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.0.lock().on_kill = Some(Hook(Arc::new(hook)));
+    }
+
     /// Whether a kill has happened that no [`FaultFs::restart`] or [`FaultFs::crash`] has followed.
     pub fn is_killed(&self) -> bool {
         self.0.lock().killed
@@ -168,6 +201,17 @@ impl FaultFs {
 }
 
 impl State {
+    fn kill(&mut self) {
+        self.killed = true;
+        if let Some(hook) = self.on_kill.take() {
+            (hook.0)();
+        }
+    }
+
+    fn ignores(&self, mutant: Mutant, path: &Path) -> bool {
+        self.mutant.is_some_and(|(ignored, at)| ignored == mutant && at(path))
+    }
+
     fn forget(&mut self) {
         // All, nothing, or some: the extremes are worth more than their share.
         let keep = match self.rng.random_range(0..4) {
@@ -258,7 +302,7 @@ impl State {
             self.log.push(format!("{} {what} {}", self.operations, path.display()));
         }
         if self.kill_at == Some(self.operations) {
-            self.killed = true;
+            self.kill();
             let done = [0.0, 0.5, 1.0][self.rng.random_range(0..3)];
             return Err((killed(), done));
         }
@@ -408,7 +452,7 @@ impl FileSystem for FaultFs {
         state.alive()?;
         let node = state.find(path)?;
         let outcome = state.operation("sync_file", path);
-        let ignored = state.mutant == Some(Mutant::IgnoreSyncFile);
+        let ignored = state.ignores(Mutant::IgnoreSyncFile, path);
         let killed = state.killed;
         let Some(Node::File { content, synced, lost, .. }) = state.nodes.get_mut(&node) else {
             return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
@@ -433,7 +477,7 @@ impl FileSystem for FaultFs {
         state.alive()?;
         let dir = state.find(path)?;
         let outcome = state.operation("sync_dir", path);
-        if done(&outcome) >= 1.0 && state.mutant != Some(Mutant::IgnoreSyncDir) {
+        if done(&outcome) >= 1.0 && !state.ignores(Mutant::IgnoreSyncDir, path) {
             let mut settled = Vec::new();
             for Pending(changes) in &mut state.pending {
                 settled.extend(changes.extract_if(.., |change| change.dir == dir));

@@ -7,7 +7,9 @@ pub mod clock;
 pub mod fault;
 pub mod golden;
 pub mod kill;
+pub mod lying;
 pub mod seeds;
 
 pub use clock::TestClock;
 pub use fault::{FaultFs, Mutant};
+pub use lying::{Lie, LyingStore};

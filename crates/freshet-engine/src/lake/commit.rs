@@ -34,6 +34,7 @@ impl Lake {
         let log = self.log(&change.table);
         let state = log.load(None).await?;
         if let Some(version) = held(state.as_ref(), transaction) {
+            self.settle(&log.entry(version)).await?;
             return Ok(Committed { version, written: false });
         }
         let found = state.as_ref().map(|state| state.version);
@@ -58,6 +59,7 @@ impl Lake {
             // Either somebody else made this version, or we did and its answer was lost.
             let state = log.load(None).await?;
             if let Some(version) = held(state.as_ref(), transaction) {
+                self.settle(&log.entry(version)).await?;
                 return Ok(Committed { version, written: true });
             }
             return Err(match error {

@@ -24,6 +24,8 @@ use object_store::path::Path;
 use serde_json::Value;
 use url::Url;
 
+use crate::store;
+
 mod commit;
 mod export;
 mod log;
@@ -123,6 +125,18 @@ impl Lake {
             table: table.clone(),
             folder: self.folder(table),
         }
+    }
+
+    /// Makes what is seen at `path` in the lake, and beside it, outlast a power cut: a process that
+    /// was killed may have named an object in a folder and not synchronised it. In a bucket,
+    /// whatever is seen is durable.
+    pub async fn settle(&self, path: &Path) -> Result<()> {
+        if self.url.scheme() == "file" { store::settle(&self.store, path).await } else { Ok(()) }
+    }
+
+    /// As [`Lake::settle`], for the versions of a table.
+    pub async fn settle_table(&self, table: &TableName) -> Result<()> {
+        self.settle(&self.log(table).entry(0)).await
     }
 
     fn no_table(&self, table: &TableName) -> Error {

@@ -22,6 +22,8 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
+use super::Settled;
+
 const STORE: &str = "folder";
 /// Files with such a name are being written; no listing shows them.
 const TEMPORARY: &str = ".freshet-tmp-";
@@ -33,7 +35,9 @@ const CHUNK: u64 = 4 << 20;
 /// An object is written to a temporary file beside its place, synchronised, and given its name by
 /// `rename`, or by `hard_link` where it must not exist yet ([`PutMode::Create`]); then the folder is
 /// synchronised. So an object is there whole or not at all, and what was answered survives a crash
-/// of the machine. Listings are in the order of paths. An ETag is modification time and size.
+/// of the machine. What a reader sees may still be lost, where a process was killed between naming an
+/// object and synchronising its folder; [`settle`](super::settle) makes it durable. Listings are in
+/// the order of paths. An ETag is modification time and size.
 #[derive(Debug, Clone)]
 pub struct LocalStore {
     folder: Arc<Folder>,
@@ -100,27 +104,15 @@ impl fmt::Display for LocalStore {
 }
 
 impl Folder {
+    /// Makes the folder, not durably: its name and those above it are synchronised before the
+    /// first write, by this process or, where it was killed before that, by the next.
     fn make_root(&self) -> io::Result<()> {
-        let mut missing = Vec::new();
-        let mut at = self.root.as_path();
-        while let Err(error) = self.files.metadata(at) {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(error);
+        match self.files.metadata(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.files.create_dir_all(&self.root)
             }
-            missing.push(at);
-            match at.parent() {
-                Some(parent) => at = parent,
-                None => break,
-            }
+            found => found.map(|_| ()),
         }
-        if !missing.is_empty() {
-            self.files.create_dir_all(&self.root)?;
-            for parent in missing.iter().rev().filter_map(|folder| folder.parent()) {
-                self.files.sync_dir(parent)?;
-            }
-        }
-        self.durable.lock().insert(self.root.clone());
-        Ok(())
     }
 
     /// Makes a folder whose name, and the names above it, are durable once this returns.
@@ -136,11 +128,25 @@ impl Folder {
         let chain: Vec<_> = dir.ancestors().take_while(|at| !durable.contains(*at)).collect();
         for at in chain.into_iter().rev() {
             if let Some(parent) = at.parent() {
-                self.files.sync_dir(parent)?;
+                match self.files.sync_dir(parent) {
+                    // Above the root there may be folders that this user cannot open, and in
+                    // which it has made nothing.
+                    Err(error)
+                        if error.kind() == io::ErrorKind::PermissionDenied
+                            && !parent.starts_with(&self.root) => {}
+                    synchronised => synchronised?,
+                }
             }
             durable.insert(at.to_owned());
         }
         Ok(())
+    }
+
+    /// Makes the names in an object's folder durable, whoever gave them, and the names above it.
+    fn settle_names(&self, place: &FsPath) -> io::Result<()> {
+        let dir = place.parent().unwrap_or(&self.root);
+        self.ensure_dir(dir)?;
+        self.files.sync_dir(dir)
     }
 
     fn place(&self, path: &Path) -> StoreResult<PathBuf> {
@@ -158,7 +164,7 @@ impl Folder {
         let created = match self.files.create(&temporary, content) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Somebody deleted a folder that we know from before.
-                self.durable.lock().retain(|known| *known == self.root);
+                self.durable.lock().retain(|known| !known.starts_with(&self.root));
                 self.ensure_dir(dir)?;
                 self.files.create(&temporary, content)
             }
@@ -387,6 +393,10 @@ impl ObjectStore for LocalStore {
         let path = location.clone();
         let store = self.clone();
         self.run(move |folder| {
+            if options.extensions.get::<Settled>().is_some() {
+                let place = folder.place(&path)?;
+                folder.settle_names(&place).map_err(|error| classify(&path, error))?;
+            }
             let meta = folder.head(&path)?;
             options.check_preconditions(&meta)?;
             let range = match &options.range {

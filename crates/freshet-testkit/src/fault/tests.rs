@@ -179,6 +179,40 @@ fn nothing_works_between_a_kill_and_a_restart() {
 }
 
 #[test]
+fn a_kill_between_operations_calls_its_hook_once_and_not_in_a_fork() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    let fs = FaultFs::new(0);
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    fs.on_kill(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    fs.fork(1).kill();
+    assert_eq!(calls.load(Ordering::SeqCst), 0, "a fork has no hook");
+    fs.kill();
+    fs.kill();
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    fs.create(path("/a"), &bytes("x")).expect_err("it is dead");
+    fs.restart();
+    fs.create(path("/a"), &bytes("x")).expect("it lives again");
+}
+
+#[test]
+fn a_mutant_may_act_at_some_paths_only() {
+    let lost = |name: &str| {
+        (0..50).any(|seed| {
+            let fs = FaultFs::new(seed)
+                .with_mutant_at(Mutant::IgnoreSyncFile, |path| path.ends_with("a"));
+            durable(&fs, name, "hello");
+            fs.crash();
+            content(&fs, name).as_deref() != Some("hello")
+        })
+    };
+    assert!(lost("/a"));
+    assert!(!lost("/b"));
+}
+
+#[test]
 fn names_are_as_on_any_file_system() {
     let fs = FaultFs::new(0);
     fs.create_dir_all(path("/d")).expect("create_dir_all");

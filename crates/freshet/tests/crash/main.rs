@@ -1,0 +1,5 @@
+//! What is left when a run does not come to its end: killed processes, and power cuts.
+
+mod kills;
+mod mutants;
+mod power;
