@@ -149,15 +149,20 @@ pub struct Recovered {
     pub version: Option<u64>,
 }
 
-/// Finishes every intent that its table does not hold yet. Nobody else may write meanwhile.
+/// Finishes every intent that its table does not hold yet. Nobody else may write meanwhile. Where
+/// a process may have been `killed` since the last time, the versions that it left are made durable
+/// first.
 pub async fn recover(
     lake: &Lake,
     dead_letter_lock: &tokio::sync::Mutex<()>,
+    killed: bool,
 ) -> Result<Vec<Recovered>> {
     let mut recovered = Vec::new();
     for table in intent::tables(lake.store()).await? {
-        // What this run builds rests on the versions that it sees.
-        lake.settle_table(&table).await?;
+        if killed {
+            // What is built from now on rests on the versions that are seen.
+            lake.settle_table(&table).await?;
+        }
         recovered.extend(recover_table(lake, dead_letter_lock, &table).await?);
     }
     Ok(recovered)

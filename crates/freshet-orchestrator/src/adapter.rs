@@ -10,8 +10,8 @@ use crate::builder::{BuildFailure, Builder, IntentRecord, RecoveredIntent, Recov
 
 #[async_trait]
 impl Builder for Engine {
-    async fn recover(&self) -> Result<Vec<RecoveredIntent>> {
-        let recovered = Engine::recover(self).await?;
+    async fn recover(&self, killed: bool) -> Result<Vec<RecoveredIntent>> {
+        let recovered = Engine::recover(self, killed).await?;
         Ok(recovered
             .into_iter()
             .map(|recovered| {

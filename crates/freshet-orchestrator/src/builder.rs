@@ -16,7 +16,8 @@ pub trait Builder: Send + Sync + Debug {
     /// Finishes what earlier processes began: every intent whose number its table does not hold
     /// yet is rolled forward, or abandoned where it cannot count any more. Called once before the
     /// tasks of a run, while nobody else writes the environment. A second call finds nothing.
-    async fn recover(&self) -> Result<Vec<RecoveredIntent>>;
+    /// `killed`: a process may have been killed since the last call, by what the index knows.
+    async fn recover(&self, killed: bool) -> Result<Vec<RecoveredIntent>>;
 
     /// Builds one node: execute, stage, check, publish, load. The task's progress is what the index
     /// knows; where the table's own log says otherwise, the log is right. On an error nothing is published,

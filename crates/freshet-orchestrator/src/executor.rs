@@ -196,14 +196,15 @@ async fn recover(
     clock: &dyn Clock,
 ) -> Result<Vec<String>> {
     let interrupted = store.interrupted().await?;
-    let recovered = builder.recover().await?;
+    let killed = store.is_new() || !interrupted.is_empty();
+    let recovered = builder.recover(killed).await?;
     for intent in &recovered {
         warn!(model = %intent.model, number = intent.number, run = %intent.run,
             action = ?intent.action, "found an intent that was left behind");
         store.record_recovered(intent, clock.now()).await?;
     }
     // A process that died after a commit did not tell the index of it.
-    if store.is_new() || !interrupted.is_empty() {
+    if killed {
         let intents = builder.intents().await?;
         debug!(intents = intents.len(), "the record of runs is brought up to the lake");
         store.rebuild(&intents, &project.name, &project.environment.name).await?;

@@ -265,7 +265,7 @@ impl std::fmt::Debug for Scripted {
 
 #[async_trait]
 impl Builder for Scripted {
-    async fn recover(&self) -> Result<Vec<RecoveredIntent>> {
+    async fn recover(&self, _killed: bool) -> Result<Vec<RecoveredIntent>> {
         match self.unrecoverable.lock().take() {
             Some(error) => Err(error),
             None => Ok(std::mem::take(&mut self.recovered.lock())),

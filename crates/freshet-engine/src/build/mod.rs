@@ -130,9 +130,9 @@ impl Engine {
         }
     }
 
-    /// Finishes what earlier processes began.
-    pub async fn recover(&self) -> Result<Vec<publish::Recovered>> {
-        publish::recover(self.lake(), &self.dead_letter_lock).await
+    /// Finishes what earlier processes began, one of which may have been `killed`.
+    pub async fn recover(&self, killed: bool) -> Result<Vec<publish::Recovered>> {
+        publish::recover(self.lake(), &self.dead_letter_lock, killed).await
     }
 
     /// Every intent that counts, ordered by time.

@@ -124,20 +124,34 @@ impl Folder {
         if durable.contains(dir) {
             return Ok(());
         }
+        if !durable.contains(&self.root) {
+            self.ensure_root()?;
+            durable.insert(self.root.clone());
+        }
         self.files.create_dir_all(dir)?;
         let chain: Vec<_> = dir.ancestors().take_while(|at| !durable.contains(*at)).collect();
         for at in chain.into_iter().rev() {
             if let Some(parent) = at.parent() {
-                match self.files.sync_dir(parent) {
-                    // Above the root there may be folders that this user cannot open, and in
-                    // which it has made nothing.
-                    Err(error)
-                        if error.kind() == io::ErrorKind::PermissionDenied
-                            && !parent.starts_with(&self.root) => {}
-                    synchronised => synchronised?,
-                }
+                self.files.sync_dir(parent)?;
             }
             durable.insert(at.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Makes the root's name, and the names above it, durable. Nothing is made in the root before:
+    /// where it holds something, that was done.
+    fn ensure_root(&self) -> io::Result<()> {
+        self.files.create_dir_all(&self.root)?;
+        if !self.files.read_dir(&self.root)?.is_empty() {
+            return Ok(());
+        }
+        for above in self.root.ancestors().skip(1) {
+            match self.files.sync_dir(above) {
+                // Some folder up there this user cannot open, and so has made nothing in.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+                synchronised => synchronised?,
+            }
         }
         Ok(())
     }

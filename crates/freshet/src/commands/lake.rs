@@ -156,7 +156,7 @@ async fn alone(app: &App) -> Result<EnvironmentLock> {
     let now = SystemClock.now();
     let id = run_id(now, u64::from(std::process::id()));
     let lock = EnvironmentLock::acquire(&app.project.environment.state_dir, &id, now)?;
-    app.engine.recover().await?;
+    app.engine.recover(true).await?;
     Ok(lock)
 }
 

@@ -342,12 +342,14 @@ impl Lab {
         if !ran.cut && !went_well && !matches!(cut, Cut::Fault(..)) {
             return Err(format!("a run that nobody disturbed ended so: {:?}", ran.outcome));
         }
-        match chance.random_range(0..4) {
+        let index = if chance.random_bool(0.25) {
             // The process alone is killed, and the power is cut later.
-            0 => world.disk.restart(),
-            _ => world.disk.crash(),
-        }
-        let index = [Index::AsItWas, Index::AsBeforeTheRun, Index::Gone][chance.random_range(0..3)];
+            world.disk.restart();
+            [Index::AsItWas, Index::Gone][chance.random_range(0..2)]
+        } else {
+            world.disk.crash();
+            [Index::AsItWas, Index::AsBeforeTheRun, Index::Gone][chance.random_range(0..3)]
+        };
         let from = match index {
             Index::AsItWas if ran.cut => Some(ran.index.path()),
             Index::AsItWas => Some(world.state.path()),

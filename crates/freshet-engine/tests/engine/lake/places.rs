@@ -201,10 +201,10 @@ async fn a_folder_synchronises_content_before_names() {
     // The folders above may have been made by a process that was killed before it synchronised.
     let mut first = seen(());
     let above = folder.path().ancestors().count();
-    let synchronised = first.splice(1..=above, []).collect::<Vec<_>>();
-    assert!(synchronised.iter().all(|line| line.starts_with("syncdir ")), "{synchronised:?}");
+    let synchronised = first.splice(0..=above, []).collect::<Vec<_>>();
     let parent = folder.path().file_name().expect("it has a name").to_string_lossy().into_owned();
-    assert_eq!(synchronised.last(), Some(&format!("syncdir {parent}")));
+    assert_eq!(synchronised[..2], ["mkdir root".to_owned(), format!("syncdir {parent}")]);
+    assert!(synchronised[1..].iter().all(|l| l.starts_with("syncdir ")), "{synchronised:?}");
     assert_eq!(
         first,
         [
@@ -229,6 +229,11 @@ async fn a_folder_synchronises_content_before_names() {
         seen(()),
         ["create TEMP", "append TEMP", "append TEMP", "sync TEMP", "rename data", "syncdir t"]
     );
+
+    // Another process need not go up there again.
+    let store = LocalStore::new(Arc::clone(&witness) as _, &root).expect("it is there");
+    store.put(&Path::from("u"), "x".into()).await.expect("it is written");
+    assert_eq!(seen(()), ["mkdir root", "create TEMP", "sync TEMP", "rename u", "syncdir root"]);
 }
 
 #[tokio::test]
