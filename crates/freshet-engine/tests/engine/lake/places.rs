@@ -233,7 +233,10 @@ async fn a_folder_synchronises_content_before_names() {
     // Another process need not go up there again.
     let store = LocalStore::new(Arc::clone(&witness) as _, &root).expect("it is there");
     store.put(&Path::from("u"), "x".into()).await.expect("it is written");
-    assert_eq!(seen(()), ["mkdir root", "create TEMP", "sync TEMP", "rename u", "syncdir root"]);
+    assert_eq!(
+        seen(()),
+        ["mkdir root", "mkdir root", "create TEMP", "sync TEMP", "rename u", "syncdir root"]
+    );
 }
 
 #[tokio::test]
