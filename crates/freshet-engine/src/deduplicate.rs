@@ -29,6 +29,7 @@ mod exec;
 mod in_order;
 mod keys;
 mod plan;
+mod positions;
 mod set;
 mod spill;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::row::{RowConverter, Rows, SortField};
+use arrow::row::Rows;
 use datafusion::error::Result as DfResult;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_expr::LexOrdering;
@@ -19,27 +19,20 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use super::keys::{Keys, mix_wide};
+use super::positions::Positions;
 use super::spill::{Disk, Division, Part, compact};
 
 /// The best rows of `input`.
 pub fn stream(
     input: SendableRecordBatchStream,
-    order: Option<&LexOrdering>,
+    order: &LexOrdering,
     disk: Disk,
 ) -> DfResult<SendableRecordBatchStream> {
     let schema = Arc::clone(&disk.schema);
-    let order = match order {
-        None => None,
-        Some(order) => {
-            let fields = order.iter().map(|sort| {
-                Ok(SortField::new_with_options(sort.expr.data_type(&schema)?, sort.options))
-            });
-            Some((order.clone(), RowConverter::new(fields.collect::<DfResult<Vec<_>>>()?)?))
-        }
-    };
+    let positions = Positions::new(order.clone(), &schema)?;
     let state = Deduplication {
         source: Some(input),
-        order,
+        positions,
         disk,
         held: Held::default(),
         division: None,
@@ -66,7 +59,7 @@ struct Held {
 struct Batch {
     rows: RecordBatch,
     keys: Keys,
-    order: Option<Rows>,
+    order: Rows,
     /// Which rows are still the best of their keys.
     live: Vec<bool>,
 }
@@ -112,15 +105,12 @@ impl Batch {
     /// Bytes that it takes while it is held, with its share of a table that has just doubled.
     fn size(&self) -> usize {
         let keys = self.live.len() * (size_of::<u128>() + 2 * size_of::<Best>());
-        self.rows.get_array_memory_size() + self.order.as_ref().map_or(0, Rows::size) + keys
+        self.rows.get_array_memory_size() + self.order.size() + keys
     }
 
     /// Whether the row `mine` comes before the row `theirs` of `other`.
     fn precedes(&self, mine: usize, other: &Self, theirs: usize) -> bool {
-        match (&self.order, &other.order) {
-            (Some(order), Some(others)) => order.row(mine) < others.row(theirs),
-            _ => false,
-        }
+        self.order.row(mine) < other.order.row(theirs)
     }
 
     fn live_rows(&self) -> DfResult<RecordBatch> {
@@ -134,7 +124,7 @@ impl Batch {
 struct Deduplication {
     /// `None` once it has ended.
     source: Option<SendableRecordBatchStream>,
-    order: Option<(LexOrdering, RowConverter)>,
+    positions: Positions,
     disk: Disk,
     held: Held,
     /// Made once the best rows do not fit into memory.
@@ -203,16 +193,7 @@ impl Deduplication {
     fn prepare(&self, rows: &RecordBatch) -> DfResult<Batch> {
         let rows = compact(rows)?;
         let keys = self.disk.keys.encode(&rows)?;
-        let order = match &self.order {
-            None => None,
-            Some((order, converter)) => {
-                let columns = order
-                    .iter()
-                    .map(|sort| sort.expr.evaluate(&rows)?.into_array(rows.num_rows()))
-                    .collect::<DfResult<Vec<_>>>()?;
-                Some(converter.convert_columns(&columns)?)
-            }
-        };
+        let order = self.positions.of(&rows)?;
         let live = vec![false; rows.num_rows()];
         Ok(Batch { rows, keys, order, live })
     }

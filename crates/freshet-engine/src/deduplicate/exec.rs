@@ -28,8 +28,10 @@ use super::{best, in_order};
 pub(super) enum Mode {
     /// The rows of each partition arrive in this order: the first of a key is the one to keep.
     InOrder(LexOrdering),
-    /// Rows arrive in any order; equal keys in the same partition.
-    Best(Option<LexOrdering>),
+    /// It does not matter which row of a key is kept. Equal keys arrive in the same partition.
+    Any,
+    /// The rows arrive in another order than this. Equal keys arrive in the same partition.
+    Best(LexOrdering),
 }
 
 /// The first row of each key.
@@ -52,10 +54,10 @@ impl DeduplicateExec {
     ) -> Self {
         let partitioning = match mode {
             Mode::InOrder(_) => Partitioning::UnknownPartitioning(1),
-            Mode::Best(_) => input.output_partitioning().clone(),
+            Mode::Any | Mode::Best(_) => input.output_partitioning().clone(),
         };
         let emission = match mode {
-            Mode::InOrder(_) => EmissionType::Incremental,
+            Mode::InOrder(_) | Mode::Any => EmissionType::Incremental,
             Mode::Best(_) => EmissionType::Final,
         };
         let properties = PlanProperties::new(
@@ -86,8 +88,8 @@ impl DisplayAs for DeduplicateExec {
         write!(f, "DeduplicateExec: keys=[{keys}], ")?;
         match &self.mode {
             Mode::InOrder(order) => write!(f, "mode=in_order, order=[{order}]"),
-            Mode::Best(Some(order)) => write!(f, "mode=best, order=[{order}]"),
-            Mode::Best(None) => write!(f, "mode=any"),
+            Mode::Best(order) => write!(f, "mode=best, order=[{order}]"),
+            Mode::Any => write!(f, "mode=any"),
         }
     }
 }
@@ -108,19 +110,19 @@ impl ExecutionPlan for DeduplicateExec {
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
         InputDistributionRequirements::new(vec![match &self.mode {
             Mode::InOrder(_) => Distribution::UnspecifiedDistribution,
-            Mode::Best(_) => Distribution::KeyPartitioned(self.keys.clone()),
+            Mode::Any | Mode::Best(_) => Distribution::KeyPartitioned(self.keys.clone()),
         }])
     }
 
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
         vec![match &self.mode {
             Mode::InOrder(order) => Some(OrderingRequirements::from(order.clone())),
-            Mode::Best(_) => None,
+            Mode::Any | Mode::Best(_) => None,
         }]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![matches!(self.mode, Mode::Best(_))]
+        vec![!matches!(self.mode, Mode::InOrder(_))]
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
@@ -132,8 +134,8 @@ impl ExecutionPlan for DeduplicateExec {
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
     ) -> DfResult<TreeNodeRecursion> {
         let order = match &self.mode {
-            Mode::InOrder(order) | Mode::Best(Some(order)) => order.iter().as_slice(),
-            Mode::Best(None) => &[],
+            Mode::InOrder(order) | Mode::Best(order) => order.iter().as_slice(),
+            Mode::Any => &[],
         };
         for expr in self.keys.iter().chain(order.iter().map(|sort| &sort.expr)) {
             if f(expr)? == TreeNodeRecursion::Stop {
@@ -177,10 +179,8 @@ impl ExecutionPlan for DeduplicateExec {
                     .collect::<DfResult<Vec<_>>>()?;
                 in_order::stream(inputs, order, disk)
             }
-            Mode::Best(order) => {
-                let input = self.input.execute(partition, context)?;
-                best::stream(input, order.as_ref(), disk)
-            }
+            Mode::Any => Ok(in_order::any(self.input.execute(partition, context)?, disk)),
+            Mode::Best(order) => best::stream(self.input.execute(partition, context)?, order, disk),
         }
     }
 

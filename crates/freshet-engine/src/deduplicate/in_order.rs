@@ -1,4 +1,5 @@
-//! Deduplication of rows that arrive in order: the first of a key passes, the others do not.
+//! Deduplication of rows that arrive in order, or whose order does not matter: the first of a key
+//! passes, the others do not.
 //!
 //! Each input is read by a task of its own, some batches ahead; one stream takes their batches in
 //! the order of their rows. Batches of several inputs rarely overlap (a worker reads a piece of a
@@ -9,10 +10,11 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
+use arrow::row::{OwnedRow, Rows};
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::SendableRecordBatchStream;
@@ -22,66 +24,30 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 
 use super::keys::Keys;
+use super::positions::Positions;
 use super::set::{Inserted, KeySet};
 use super::spill::{Disk, Division, Part};
 
 /// Batches that an input may be ahead: about two pieces of a file.
 const AHEAD: usize = 32;
 
-/// The first rows of all inputs.
+/// The first rows of all inputs together.
 pub fn stream(
     inputs: Vec<SendableRecordBatchStream>,
     order: &LexOrdering,
     disk: Disk,
 ) -> DfResult<SendableRecordBatchStream> {
-    let schema = std::sync::Arc::clone(&disk.schema);
     let inputs = inputs
         .into_iter()
         .map(|input| Input::start(input, order.clone()))
         .collect::<DfResult<Vec<_>>>()?;
-    let positions = Positions::new(order.clone(), &disk)?;
-    let state = Deduplication {
-        source: Source::Inputs(inputs, positions),
-        disk,
-        set: None,
-        division: None,
-        level: 0,
-        parts: VecDeque::new(),
-    };
-    let rows = futures::stream::try_unfold(state, |mut state| async move {
-        let batch = state.next().await?;
-        Ok(batch.map(|batch| (batch, state)))
-    });
-    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    let positions = Positions::new(order.clone(), &disk.schema)?;
+    Ok(Deduplication::run(Source::Inputs(inputs, positions), disk))
 }
 
-/// Where rows stand in the order, as bytes that compare like them.
-struct Positions {
-    order: LexOrdering,
-    converter: RowConverter,
-}
-
-impl Positions {
-    fn new(order: LexOrdering, disk: &Disk) -> DfResult<Self> {
-        Self::of_schema(order, &disk.schema)
-    }
-
-    fn of_schema(order: LexOrdering, schema: &arrow::datatypes::Schema) -> DfResult<Self> {
-        let fields = order
-            .iter()
-            .map(|sort| Ok(SortField::new_with_options(sort.expr.data_type(schema)?, sort.options)))
-            .collect::<DfResult<Vec<_>>>()?;
-        Ok(Self { order, converter: RowConverter::new(fields)? })
-    }
-
-    fn of(&self, batch: &RecordBatch) -> DfResult<Rows> {
-        let columns = self
-            .order
-            .iter()
-            .map(|sort| sort.expr.evaluate(batch)?.into_array(batch.num_rows()))
-            .collect::<DfResult<Vec<_>>>()?;
-        Ok(self.converter.convert_columns(&columns)?)
-    }
+/// The first rows of one input, as they come.
+pub fn any(input: SendableRecordBatchStream, disk: Disk) -> SendableRecordBatchStream {
+    Deduplication::run(Source::Rows(input), disk)
 }
 
 /// A batch and where it lies in the order.
@@ -104,7 +70,7 @@ struct Input {
 
 impl Input {
     fn start(mut input: SendableRecordBatchStream, order: LexOrdering) -> DfResult<Self> {
-        let positions = Positions::of_schema(order, &input.schema())?;
+        let positions = Positions::new(order, &input.schema())?;
         let (sender, batches) = mpsc::channel(AHEAD);
         let task = SpawnedTask::spawn(async move {
             while let Some(batch) = input.next().await {
@@ -148,7 +114,7 @@ fn locate(batch: RecordBatch, positions: &Positions) -> DfResult<Option<Located>
 
 enum Source {
     Inputs(Vec<Input>, Positions),
-    Part(SendableRecordBatchStream),
+    Rows(SendableRecordBatchStream),
 }
 
 impl Source {
@@ -156,7 +122,7 @@ impl Source {
     async fn next(&mut self) -> DfResult<Option<RecordBatch>> {
         match self {
             Self::Inputs(inputs, positions) => merge(inputs, positions).await,
-            Self::Part(rows) => rows.next().await.transpose(),
+            Self::Rows(rows) => rows.next().await.transpose(),
         }
     }
 }
@@ -226,6 +192,17 @@ struct Deduplication {
 }
 
 impl Deduplication {
+    fn run(source: Source, disk: Disk) -> SendableRecordBatchStream {
+        let schema = Arc::clone(&disk.schema);
+        let parts = VecDeque::new();
+        let state = Self { source, disk, set: None, division: None, level: 0, parts };
+        let rows = futures::stream::try_unfold(state, |mut state| async move {
+            let batch = state.next().await?;
+            Ok(batch.map(|batch| (batch, state)))
+        });
+        Box::pin(RecordBatchStreamAdapter::new(schema, rows))
+    }
+
     async fn next(&mut self) -> DfResult<Option<RecordBatch>> {
         loop {
             if let Some(batch) = self.source.next().await? {
@@ -288,7 +265,7 @@ impl Deduplication {
             self.parts.extend(division.finish(&self.disk)?);
         }
         let Some(part) = self.parts.pop_front() else { return Ok(false) };
-        self.source = Source::Part(part.rows);
+        self.source = Source::Rows(part.rows);
         self.level = part.level;
         Ok(true)
     }

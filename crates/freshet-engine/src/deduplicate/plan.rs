@@ -63,8 +63,9 @@ impl ExtensionPlanner for Deduplications {
         }
         let arrives = input.equivalence_properties().ordering_satisfy(order.iter().cloned())?;
         let mode = match LexOrdering::new(order) {
+            None => Mode::Any,
             Some(order) if arrives => Mode::InOrder(order),
-            order => Mode::Best(order),
+            Some(order) => Mode::Best(order),
         };
         Ok(Some(Arc::new(DeduplicateExec::new(Arc::clone(input), keys, mode))))
     }
