@@ -18,7 +18,14 @@ if pathlib.Path(path).is_dir():
 else:
     source = f"read_parquet('{path}')"
 con = duckdb.connect()
-if kind == "sales":
+if kind == "daily":
+    rows = con.execute(
+        f"""select sale_date, store_id, transactions, items, revenue::decimal(38,2) from {source}
+            order by 1, 2"""
+    ).fetchall()
+    text = "\n".join("|".join(map(str, row)) for row in rows)
+    print(len(rows), hashlib.sha256(text.encode()).hexdigest()[:16])
+elif kind == "sales":
     rows = con.execute(
         f"select sale_date, store_id, transactions, amount::decimal(38,2) from {source} order by 1, 2"
     ).fetchall()

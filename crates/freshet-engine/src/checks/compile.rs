@@ -61,7 +61,8 @@ enum From {
     Table,
     /// The rows of the table for which a condition with a query inside holds.
     Filtered(String),
-    /// The keys of the table: `n` is the number of rows of each.
+    /// The keys of the table: `all_rows` and `all_keys` say how many rows have one, and how many
+    /// there are.
     Keys { columns: Vec<String>, condition: Option<String> },
     /// A query of its own.
     Own(String),
@@ -144,8 +145,12 @@ fn query(from: &From, columns: &[String], table: &TableReference) -> String {
         }
         From::Keys { columns, condition } => {
             let filter = condition.as_ref().map(|sql| format!(" where {sql}")).unwrap_or_default();
+            // Distinct keys as a deduplication, which holds the keys alone and needs little memory.
             format!(
-                "select {list} from (select count(*) as n from {table}{filter} group by {}) as keys",
+                "select {list} from (select \
+                 (select count(*) from {table}{filter}) as all_rows, \
+                 (select count(*) from (select 1 from {table}{filter} \
+                 qualify row_number() over (partition by {}) = 1) as firsts) as all_keys) as counts",
                 sql::names(columns)
             )
         }
@@ -186,7 +191,7 @@ fn part(rule: &Rule, table: &TableReference, schema: &Schema, env: &CheckEnv) ->
         }
         Kind::Unique { columns, .. } => Ok(Part {
             from: keys(columns, filter),
-            columns: vec!["sum(n)".to_owned(), "sum(n) - count(*)".to_owned()],
+            columns: vec!["all_rows".to_owned(), "all_rows - all_keys".to_owned()],
             shape: Shape::Counted,
         }),
         Kind::Relationships { column, to, field } => {
@@ -210,13 +215,13 @@ fn part(rule: &Rule, table: &TableReference, schema: &Schema, env: &CheckEnv) ->
         Kind::Figure { figure, column, bounds } => {
             if *figure == Figure::DistinctCount {
                 let column = column.clone().into_iter().collect::<Vec<_>>();
-                let within = format!("not {}", sql::outside("count(*)", bounds, None));
+                let within = format!("not {}", sql::outside("all_keys", bounds, None));
                 return Ok(Part {
                     from: keys(&column, filter),
                     columns: vec![
-                        "sum(n)".to_owned(),
-                        "cast(count(*) as varchar)".to_owned(),
-                        "cast(count(*) as double)".to_owned(),
+                        "all_rows".to_owned(),
+                        "cast(all_keys as varchar)".to_owned(),
+                        "cast(all_keys as double)".to_owned(),
                         within,
                     ],
                     shape: Shape::Figure,
