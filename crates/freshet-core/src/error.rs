@@ -155,9 +155,33 @@ impl Error {
         &self.0.message
     }
 
-    /// The way out, if one is known.
+    /// The way out, if one is known: the one that was given, or that of the system's error among
+    /// the causes.
     pub fn hint_text(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+        self.0.hint.as_deref().or_else(|| self.system_hint())
+    }
+
+    fn system_hint(&self) -> Option<&'static str> {
+        use std::io::ErrorKind;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<std::io::Error>();
+            match io.map(std::io::Error::kind) {
+                Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+                    return Some("the user who runs freshet needs the right to it: see `ls -ld`");
+                }
+                Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+                    return Some("free some space, or put the environment's `lake` elsewhere");
+                }
+                _ => {}
+            }
+            // An error that was wrapped by hand is not the source of its wrapper: its source is.
+            let wrapped = io.and_then(|io| io.get_ref());
+            cause = wrapped
+                .map(|inner| inner as &(dyn std::error::Error + 'static))
+                .or_else(|| error.source());
+        }
+        None
     }
 
     /// Where in a person's file it was found.
@@ -239,6 +263,15 @@ mod tests {
         let cause = std::io::Error::other("disk full");
         let error = Error::new(code::IO, "could not write file \"a.csv\"").caused_by(cause);
         assert_eq!(error.chain(), "could not write file \"a.csv\": disk full");
+    }
+
+    #[test]
+    fn errors_of_the_system_know_a_way_out_wherever_they_stand() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let outer = Error::new(code::IO, "a").caused_by(std::io::Error::other(full()));
+        assert!(outer.hint_text().is_some_and(|hint| hint.contains("space")), "{outer:?}");
+        assert_eq!(outer.hint("b").hint_text(), Some("b"));
+        assert_eq!(Error::new(code::IO, "a").caused_by("full").hint_text(), None);
     }
 
     #[test]

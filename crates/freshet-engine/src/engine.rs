@@ -11,11 +11,22 @@ use freshet_core::sink::Sink;
 use freshet_core::source::{Overlay, Source};
 use freshet_core::{Error, ModelId, Registry, Result, ResultExt, SourceId};
 use freshet_project::{Node, Project, SourceTable};
+use object_store::ObjectStore;
 use serde_json::{Map, Value};
+use tracing::debug;
 
 use crate::lake::{Lake, LakeOptions};
 use crate::session::Sessions;
 use crate::{functions, overlay, store};
+
+/// What an engine is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Builds and queries.
+    Build,
+    /// Compiling.
+    Look,
+}
 
 /// Everything that builds and queries share.
 #[derive(Debug)]
@@ -30,25 +41,48 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the environment's lake; makes no folder and reads no table.
+    /// Opens the environment's lake, whose folder is made where there is none; reads no table.
     pub fn open(project: Arc<Project>, registry: Registry, clock: Arc<dyn Clock>) -> Result<Self> {
-        let nothing = Map::new();
-        let environment = &project.environment;
-        let options = match &environment.lake_connection {
-            Some(name) => &connection(&project, name)?.options,
-            None => &nothing,
-        };
-        let (object_store, url) = store::open(&environment.lake, options)?;
-        Self::open_on(project, registry, clock, object_store, url)
+        let (store, url) = Self::store(&project)?;
+        Self::open_on(project, registry, clock, store, url, Access::Build)
     }
 
-    /// As [`Engine::open`], with the lake in a store that the caller gives.
-    pub fn open_on(
+    /// Opens the environment to look at it: makes no folder and no file.
+    pub fn open_to_look(
         project: Arc<Project>,
         registry: Registry,
         clock: Arc<dyn Clock>,
-        object_store: Arc<dyn object_store::ObjectStore>,
+    ) -> Result<Self> {
+        let lake = std::path::Path::new(&project.environment.lake);
+        let is_missing = project.environment.lake_connection.is_none()
+            && url::Url::parse(&project.environment.lake).is_err()
+            && !lake.exists();
+        let (store, url) = if is_missing {
+            let url = url::Url::parse("memory:///").or_code(code::INTERNAL, || "no URL".into())?;
+            (Arc::new(object_store::memory::InMemory::new()) as Arc<dyn ObjectStore>, url)
+        } else {
+            Self::store(&project)?
+        };
+        Self::open_on(project, registry, clock, store, url, Access::Look)
+    }
+
+    fn store(project: &Project) -> Result<(Arc<dyn ObjectStore>, url::Url)> {
+        let nothing = Map::new();
+        let environment = &project.environment;
+        let options = match &environment.lake_connection {
+            Some(name) => &connection(project, name)?.options,
+            None => &nothing,
+        };
+        store::open(&environment.lake, options)
+    }
+
+    fn open_on(
+        project: Arc<Project>,
+        registry: Registry,
+        clock: Arc<dyn Clock>,
+        object_store: Arc<dyn ObjectStore>,
         url: url::Url,
+        access: Access,
     ) -> Result<Self> {
         let environment = &project.environment;
         let threads = environment
@@ -65,10 +99,21 @@ impl Engine {
                 ..LakeOptions::default()
             },
         )?;
-        std::fs::create_dir_all(&temp_dir)
-            .or_code(code::IO, || format!("could not make folder \"{}\"", temp_dir.display()))?;
-        let sessions =
-            Sessions::new(environment.memory_limit, &temp_dir, threads, &environment.schema)?;
+        let sessions = |temp_dir| {
+            Sessions::new(environment.memory_limit, temp_dir, threads, &environment.schema)
+        };
+        let sessions = match access {
+            Access::Look => sessions(None)?,
+            // Who may only read the environment can query it all the same; a run says what it
+            // may not write.
+            Access::Build => match std::fs::create_dir_all(&temp_dir) {
+                Ok(()) => sessions(Some(&temp_dir)).or_else(|_| sessions(None))?,
+                Err(error) => {
+                    debug!(folder = %temp_dir.display(), %error, "no folder for temporary files");
+                    sessions(None)?
+                }
+            },
+        };
         Ok(Self {
             project,
             registry,

@@ -200,7 +200,7 @@ impl Registrar<'_> {
             return self.lake_source(table).await;
         }
         let source = self.engine.source(table)?;
-        let all = source.splits().await?;
+        let all = source.splits().await.map_err(|error| error.at(table.location.clone()))?;
         let overlay = Arc::new(self.engine.overlay(id).await?);
         let kept: Vec<Split> = all
             .iter()

@@ -12,6 +12,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::sqlparser::parser::ParserError;
 use freshet_core::config::ByteSize;
 use freshet_core::error::code;
 use freshet_core::{Error, Result, ResultExt};
@@ -36,16 +37,28 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Queries share `memory` and spill into `temp_dir`; `schema` is where bare names are looked up.
-    pub fn new(memory: ByteSize, temp_dir: &Path, threads: usize, schema: &str) -> Result<Self> {
+    /// Queries share `memory` and spill into `temp_dir`, or where there is none into the system's
+    /// folder for such files, in which nothing is made before it is needed; `schema` is where bare
+    /// names are looked up.
+    pub fn new(
+        memory: ByteSize,
+        temp_dir: Option<&Path>,
+        threads: usize,
+        schema: &str,
+    ) -> Result<Self> {
         let pool = TrackConsumersPool::new(FairSpillPool::new(memory.as_usize()), CONSUMERS_NAMED);
-        let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![temp_dir.to_path_buf()]));
+        let mode = match temp_dir {
+            Some(folder) => DiskManagerMode::Directories(vec![folder.to_path_buf()]),
+            None => DiskManagerMode::OsTmpDirectory,
+        };
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(pool))
-            .with_disk_manager_builder(disk)
+            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
             .build_arc()
-            .or_code(code::IO, || format!("could not use folder \"{}\"", temp_dir.display()))?;
+            .or_code(code::IO, || {
+                let folder = temp_dir.map(|folder| format!(" in \"{}\"", folder.display()));
+                format!("could not make temporary files{}", folder.unwrap_or_default())
+            })?;
         Ok(Self { runtime, threads: threads.max(1), schema: schema.to_owned() })
     }
 
@@ -135,19 +148,33 @@ pub fn query_error(error: DataFusionError, what: impl FnOnce() -> String) -> Err
                 _ => code::EXECUTION,
             };
             let wrapped = Error::new(code, what());
+            let cause = flatten(&error);
             let wrapped = if code == code::LIMIT {
                 wrapped.hint("raise `memory_limit` of the environment in freshet.yml")
+            } else if cause.starts_with("Cast error") {
+                wrapped.hint("`try_cast` gives null where a value cannot be converted")
             } else {
                 wrapped
             };
-            wrapped.caused_by(flatten(&error))
+            wrapped.caused_by(cause)
         }
     }
 }
 
-/// DataFusion's message without its chain of prefixes ("External error: …", "Context: …").
+/// DataFusion's message without its chain of prefixes ("External error: …", "Context: …"), and
+/// without the Rust around a parser's.
 fn flatten(error: &DataFusionError) -> String {
-    error.find_root().strip_backtrace()
+    let text = match error.find_root() {
+        DataFusionError::SQL(parser, _) => match parser.as_ref() {
+            ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
+                message.clone()
+            }
+            ParserError::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
+        },
+        root => root.strip_backtrace(),
+    };
+    let prefixes = ["Arrow error: ", "Error during planning: ", "Execution error: "];
+    prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(&text).to_owned()
 }
 
 fn find_ours(error: DataFusionError) -> std::result::Result<Error, DataFusionError> {

@@ -140,9 +140,14 @@ impl MetaStore {
 }
 
 fn failed(what: &str, path: &Path, error: sqlx::Error) -> Error {
-    Error::new(code::METADATA, format!("{what} \"{}\"", path.display()))
-        .caused_by(error)
-        .hint("it is only an index: if it is damaged, remove it and run `freshet runs rebuild`")
+    // SQLite's primary codes: SQLITE_READONLY, SQLITE_CANTOPEN, SQLITE_FULL.
+    let code = error.as_database_error().and_then(|error| error.code());
+    let hint = match code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff) {
+        Some(8 | 14) => "the user who runs freshet needs the right to write to it and its folder",
+        Some(13) => "free some space, or set the environment's `state_dir` to another place",
+        _ => "it is only an index: if it is damaged, remove it and run `freshet runs rebuild`",
+    };
+    Error::new(code::METADATA, format!("{what} \"{}\"", path.display())).caused_by(error).hint(hint)
 }
 
 fn micros(time: DateTime<Utc>) -> i64 {

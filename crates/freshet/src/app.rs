@@ -66,9 +66,21 @@ impl Place {
 
     /// Loads the project and opens its environment.
     pub fn open(&self) -> Result<App> {
+        self.open_with(Engine::open)
+    }
+
+    /// Loads the project and opens its environment in a way that touches nothing.
+    pub fn open_to_look(&self) -> Result<App> {
+        self.open_with(Engine::open_to_look)
+    }
+
+    fn open_with(
+        &self,
+        open: impl FnOnce(Arc<Project>, Registry, Arc<dyn Clock>) -> Result<Engine>,
+    ) -> Result<App> {
         let registry = freshet_connectors::registry();
         let project = Arc::new(self.project(&registry)?);
-        let engine = Engine::open(Arc::clone(&project), registry, Arc::new(SystemClock))?;
+        let engine = open(Arc::clone(&project), registry, Arc::new(SystemClock))?;
         Ok(App { project, engine: Arc::new(engine) })
     }
 }

@@ -53,14 +53,21 @@ impl From<io::Error> for Failure {
 /// What commands return.
 pub type CommandResult = Result<Outcome, Failure>;
 
+/// The exit code of what a signal ended, as shells give it.
+pub const INTERRUPTED: u8 = 130;
+
 /// The exit code of an error: that of the gravest of those that were found together.
 pub fn error_code(error: &Error) -> u8 {
-    let code = |kind| match kind {
+    error.all().map(|error| kind_code(error.kind())).max().unwrap_or(70)
+}
+
+/// The exit code of errors of a kind; a higher one is graver.
+pub fn kind_code(kind: ErrorKind) -> u8 {
+    match kind {
         ErrorKind::User => 2,
         ErrorKind::Data | ErrorKind::External => 1,
         ErrorKind::Internal => 70,
-    };
-    error.all().map(|error| code(error.kind())).max().unwrap_or(70)
+    }
 }
 
 /// `code` as the process hands it to its parent.

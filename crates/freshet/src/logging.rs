@@ -14,7 +14,11 @@ use crate::ui::Ui;
 /// Starts logging. `level` is a level or directives.
 pub fn start(format: LogFormat, level: Option<&str>, ui: &Ui) -> Result<()> {
     let from_env = std::env::var("FRESHET_LOG").ok().filter(|level| !level.is_empty());
-    let level = level.or(from_env.as_deref()).unwrap_or("warn");
+    let level = level.or(from_env.as_deref()).unwrap_or(match format {
+        // Attempts that fail are in the progress and in the report; programs read them here.
+        LogFormat::Text => "warn,freshet_orchestrator::executor=error",
+        LogFormat::Json => "warn",
+    });
     let filter = EnvFilter::try_new(level).map_err(|error| {
         Error::new(code::ARGUMENTS, format!("\"{level}\" is no log level"))
             .caused_by(error)

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::NullBuffer;
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::WriterBuilder;
@@ -116,8 +117,8 @@ impl Printer {
         let columns = formatters(&batch)?;
         for row in 0..rows {
             let mut cells = Vec::with_capacity(columns.len());
-            for (column, array) in columns.iter().zip(batch.columns()) {
-                cells.push(if array.is_null(row) {
+            for (column, nulls) in &columns {
+                cells.push(if nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
                     Cell::toned("NULL", Tone::Dim)
                 } else {
                     let text = column.value(row).try_to_string().map_err(failed)?;
@@ -136,11 +137,11 @@ impl Printer {
         let mut text = String::new();
         let mut line = Vec::new();
         for row in 0..batch.num_rows() {
-            for (i, (column, array)) in columns.iter().zip(batch.columns()).enumerate() {
+            for (i, (column, nulls)) in columns.iter().enumerate() {
                 if i > 0 {
                     line.push(b',');
                 }
-                if array.is_null(row) {
+                if nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
                     continue;
                 }
                 text.clear();
@@ -202,8 +203,12 @@ fn ndjson(out: &mut dyn Write, batch: &RecordBatch) -> Result<(), Failure> {
     Ok(out.write_all(&text)?)
 }
 
+/// A column's values as text, and which of them are null: of `null` itself all, of a dictionary
+/// those whose entry is.
+type Column<'a> = (ArrayFormatter<'a>, Option<NullBuffer>);
+
 /// Times as ISO 8601 writes them, without trailing zeros.
-fn formatters(batch: &RecordBatch) -> Result<Vec<ArrayFormatter<'_>>, Failure> {
+fn formatters(batch: &RecordBatch) -> Result<Vec<Column<'_>>, Failure> {
     const OPTIONS: FormatOptions<'static> = FormatOptions::new()
         .with_display_error(false)
         .with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"))
@@ -212,7 +217,10 @@ fn formatters(batch: &RecordBatch) -> Result<Vec<ArrayFormatter<'_>>, Failure> {
     batch
         .columns()
         .iter()
-        .map(|column| ArrayFormatter::try_new(column.as_ref(), &OPTIONS).map_err(failed))
+        .map(|column| {
+            let formatter = ArrayFormatter::try_new(column.as_ref(), &OPTIONS).map_err(failed)?;
+            Ok((formatter, column.logical_nulls()))
+        })
         .collect()
 }
 

@@ -2,6 +2,7 @@
 //! programs.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use freshet_core::ModelId;
 use freshet_engine::{BuildProgress, ErrorReport};
 use freshet_orchestrator::{RunEvent, RunObserver, Status, TaskReport};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use parking_lot::Mutex;
 
 use crate::format::{bytes, counted, seconds, short_count};
@@ -50,29 +51,60 @@ impl RunObserver for Nothing {
     fn on_event(&self, _: RunEvent) {}
 }
 
-/// How far a task has come, in one line: `execute  12 files  3.4M rows  512 MB of 1.3 GB  480 MB/s  2 s left`.
-fn describe(phase: &str, progress: &BuildProgress, elapsed: Duration) -> String {
-    let mut parts = vec![format!("{phase:<7}")];
-    if progress.files > 0 {
-        parts.push(counted(progress.files, "file"));
-    }
-    let rows = progress.records.max(progress.rows_written);
-    if rows > 0 {
-        parts.push(format!("{} rows", short_count(rows)));
-    }
-    if progress.bytes_total > 0 {
-        parts.push(format!("{} of {}", bytes(progress.bytes), bytes(progress.bytes_total)));
-    }
+/// How far a task has come.
+#[derive(Debug)]
+struct Told {
+    phase: &'static str,
+    since: Instant,
+    progress: BuildProgress,
+}
+
+/// How far a task has come, in one line that is no longer than `room`, the less important left out:
+/// `execute  12 files  3.4M rows  512 MB of 1.3 GB  480 MB/s  2 s left`, and once all is read
+/// `execute  12 files  9.1M rows  1.3 GB  2.2M rows written  7 s`.
+fn describe(phase: &str, progress: &BuildProgress, elapsed: Duration, room: usize) -> String {
+    // What stands first in a line is dropped last, with the higher number before the lower.
+    let mut parts = vec![(0, format!("{phase:<7}"))];
     let s = elapsed.as_secs_f64();
-    if progress.bytes > 0 && s > 0.2 && phase == "execute" {
-        let rate = progress.bytes as f64 / s;
-        parts.push(format!("{}/s", bytes(rate as u64)));
-        let left = progress.bytes_total.saturating_sub(progress.bytes) as f64 / rate;
-        if left >= 0.5 {
-            parts.push(format!("{left:.0} s left"));
+    let reading = phase == "execute" && progress.bytes < progress.bytes_total;
+    if phase == "execute" {
+        if progress.files > 0 {
+            parts.push((5, counted(progress.files, "file")));
+        }
+        if progress.records > 0 {
+            parts.push((2, format!("{} rows", short_count(progress.records))));
+        }
+        if reading {
+            let (read, all) = (bytes(progress.bytes), bytes(progress.bytes_total));
+            parts.push((4, format!("{read} of {all}")));
+        } else if progress.bytes_total > 0 {
+            parts.push((4, bytes(progress.bytes_total)));
         }
     }
-    parts.join("  ")
+    if progress.rows_written > 0 && !reading {
+        parts.push((1, format!("{} rows written", short_count(progress.rows_written))));
+    }
+    if reading && progress.bytes > 0 && s > 0.2 {
+        let rate = progress.bytes as f64 / s;
+        parts.push((3, format!("{}/s", bytes(rate as u64))));
+        let left = (progress.bytes_total - progress.bytes) as f64 / rate;
+        if left >= 0.5 {
+            parts.push((1, format!("{left:.0} s left")));
+        }
+    }
+    if s >= 1.0 && !parts.iter().any(|(_, part)| part.ends_with("left")) {
+        parts.push((1, format!("{s:.0} s")));
+    }
+    let width = |parts: &[(u8, String)]| {
+        parts.iter().map(|(_, part)| part.chars().count() + 2).sum::<usize>().saturating_sub(2)
+    };
+    while width(&parts) > room {
+        match parts.iter().enumerate().max_by_key(|(_, (rank, _))| *rank) {
+            Some((least, (rank, _))) if *rank > 0 => drop(parts.remove(least)),
+            _ => break,
+        }
+    }
+    parts.into_iter().map(|(_, part)| part).collect::<Vec<_>>().join("  ")
 }
 
 /// A finished task in one line.
@@ -235,25 +267,75 @@ struct Bars {
 #[derive(Debug)]
 struct Bar {
     bar: ProgressBar,
-    phase: &'static str,
-    since: Instant,
-    progress: BuildProgress,
-    sized: bool,
+    told: Arc<Mutex<Told>>,
+    /// Columns that its name takes.
+    name: usize,
+    drawn: bool,
 }
 
+/// Columns of the bar itself, and of a description that says enough beside it.
+const BAR: usize = 16;
+const DESCRIPTION: usize = 50;
+
 impl Bar {
-    fn redraw(&mut self) {
-        let total = self.progress.bytes_total;
-        if total > 0 && !self.sized {
-            self.sized = true;
-            self.bar.set_style(style("{spinner:.cyan} {prefix} {bar:16.cyan/dim} {msg}"));
-        }
-        if total > 0 {
-            self.bar.set_length(total);
-            self.bar.set_position(self.progress.bytes.min(total));
-        }
-        self.bar.set_message(describe(self.phase, &self.progress, self.since.elapsed()));
+    fn new(model: &ModelId, width: usize) -> (ProgressBar, Self) {
+        let name = format!("{:<width$}", printable(model.as_str(), false));
+        let progress = BuildProgress::default();
+        let told = Told { phase: "start", since: Instant::now(), progress };
+        // It is drawn where the other bars are, once it is added to them.
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        let columns = name.chars().count();
+        bar.set_prefix(name);
+        let this = Self {
+            bar: bar.clone(),
+            told: Arc::new(Mutex::new(told)),
+            name: columns,
+            drawn: false,
+        };
+        bar.set_style(this.style(false));
+        (bar, this)
     }
+
+    /// Takes over what is new, and draws.
+    fn tell(&mut self, change: impl FnOnce(&mut Told)) {
+        let mut told = self.told.lock();
+        change(&mut told);
+        let progress = told.progress;
+        drop(told);
+        let drawn = progress.bytes_total > 0 && room(self.name) >= BAR + 1 + DESCRIPTION;
+        if drawn != std::mem::replace(&mut self.drawn, drawn) {
+            self.bar.set_style(self.style(drawn));
+        }
+        if progress.bytes_total > 0 {
+            self.bar.set_length(progress.bytes_total);
+            self.bar.set_position(progress.bytes.min(progress.bytes_total));
+        }
+        self.bar.tick();
+    }
+
+    /// The description is made anew whenever the bar is drawn, so that its seconds go on.
+    fn style(&self, drawn: bool) -> ProgressStyle {
+        let (told, name) = (Arc::clone(&self.told), self.name);
+        let template = match drawn {
+            true => "{spinner:.cyan} {prefix} {bar:16.cyan/dim} {told}",
+            false => "{spinner:.cyan} {prefix} {told}",
+        };
+        style(template).with_key("told", move |_: &ProgressState, out: &mut dyn fmt::Write| {
+            let room = room(name).saturating_sub(if drawn { BAR + 1 } else { 0 });
+            let told = told.lock();
+            // A line that cannot be put together is drawn again in a moment.
+            let _ =
+                out.write_str(&describe(told.phase, &told.progress, told.since.elapsed(), room));
+        })
+    }
+}
+
+/// Columns that the terminal leaves for what stands behind a name.
+fn room(name: usize) -> usize {
+    let columns = terminal_size::terminal_size_of(std::io::stderr()).map_or(80, |(w, _)| w.0);
+    // The spinner, and the blanks around the name. The last column stays empty: a line that fills
+    // it is wrapped by some terminals.
+    usize::from(columns).saturating_sub(name + 4)
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -292,28 +374,18 @@ impl RunObserver for Bars {
                 if let Some(old) = bars.remove(&model) {
                     self.bars.remove(&old.bar);
                 }
-                let bar = self.bars.add(ProgressBar::new_spinner());
-                bar.set_style(style("{spinner:.cyan} {prefix} {msg}"));
-                let width = tally.width;
-                bar.set_prefix(format!("{:<width$}", printable(model.as_str(), false)));
-                bar.enable_steady_tick(Duration::from_millis(120));
-                let progress = BuildProgress::default();
-                let mut bar =
-                    Bar { bar, phase: "start", since: Instant::now(), progress, sized: false };
-                bar.redraw();
+                let (drawn, bar) = Bar::new(&model, tally.width);
+                self.bars.add(drawn).enable_steady_tick(Duration::from_millis(120));
                 bars.insert(model, bar);
             }
             RunEvent::TaskPhase { model, phase } => {
                 if let Some(bar) = bars.get_mut(&model) {
-                    bar.phase = phase;
-                    bar.since = Instant::now();
-                    bar.redraw();
+                    bar.tell(|told| (told.phase, told.since) = (phase, Instant::now()));
                 }
             }
             RunEvent::TaskProgress { model, progress } => {
                 if let Some(bar) = bars.get_mut(&model) {
-                    bar.progress = progress;
-                    bar.redraw();
+                    bar.tell(|told| told.progress = progress);
                 }
             }
             RunEvent::TaskRetry { model, attempt, error, .. } => {
@@ -442,10 +514,28 @@ mod tests {
             records: 5_000_000,
             rows_written: 0,
         };
+        let said = |room| describe("execute", &progress, Duration::from_secs(1), room);
+        assert_eq!(said(100), "execute  31 files  5.0M rows  325 MB of 1.3 GB  325 MB/s  3 s left");
+        assert_eq!(said(60), "execute  5.0M rows  325 MB of 1.3 GB  325 MB/s  3 s left");
+        assert_eq!(said(45), "execute  5.0M rows  325 MB/s  3 s left");
+        assert_eq!(said(20), "execute  3 s left");
+        assert_eq!(describe("plan", &BuildProgress::default(), Duration::ZERO, 80), "plan   ");
+    }
+
+    #[test]
+    fn description_tells_the_rows_written_once_all_is_read() {
+        let progress = BuildProgress {
+            files: 31,
+            bytes_total: 1_300_000_000,
+            bytes: 1_300_000_000,
+            records: 20_000_000,
+            rows_written: 450_000,
+        };
+        let said = |phase| describe(phase, &progress, Duration::from_secs(7), 100);
         assert_eq!(
-            describe("execute", &progress, Duration::from_secs(1)),
-            "execute  31 files  5.0M rows  325 MB of 1.3 GB  325 MB/s  3 s left"
+            said("execute"),
+            "execute  31 files  20.0M rows  1.3 GB  450k rows written  7 s"
         );
-        assert_eq!(describe("plan", &BuildProgress::default(), Duration::ZERO), "plan   ");
+        assert_eq!(said("check"), "check    450k rows written  7 s");
     }
 }

@@ -21,7 +21,7 @@ use crate::app::App;
 use crate::cli::OutputFormat;
 use crate::commands::sql::{query, query_and_print};
 use crate::errors;
-use crate::exit::{CommandResult, Failure, Outcome};
+use crate::exit::{CommandResult, Failure, INTERRUPTED, Outcome};
 use crate::output::PrintOptions;
 use crate::statements;
 use crate::table::{Align, Cell, Frame, Table, Tone};
@@ -31,7 +31,7 @@ const HELP: &str = "\
 .tables            lists tables and views
 .schema TABLE      shows a table's columns
 .mode FORM         prints rows as table, csv, json or ndjson
-.timer on|off      shows how long a query took
+.timer on|off      shows below a table how long its query took
 .help              shows this
 .quit              ends the prompt (so does Ctrl-D)
 
@@ -124,7 +124,7 @@ fn answer(
         runtime.block_on(async {
             tokio::select! {
                 done = query_and_print(app, sql, as_of, options) => done,
-                _ = tokio::signal::ctrl_c() => Err(Failure::Reported(130)),
+                _ = tokio::signal::ctrl_c() => Err(Failure::Reported(INTERRUPTED)),
             }
         })?;
     }

@@ -8,7 +8,7 @@ use freshet_core::{EdgeCounts, SourceId};
 use freshet_engine::{CheckReport, CheckStatus, FileReport, MissingFile};
 use freshet_orchestrator::{RunReport, Status, TaskReport};
 
-use crate::exit::Outcome;
+use crate::exit::{CommandResult, Failure, INTERRUPTED, Outcome, kind_code};
 use crate::format::{bytes, count, counted, interval, seconds};
 use crate::table::{Align, Cell, Frame, Table, Tone};
 use crate::ui::{Paint, Ui, printable};
@@ -48,11 +48,20 @@ pub fn status_tone(status: Status) -> Tone {
 }
 
 /// The exit code that a run's end asks for.
-pub fn run_outcome(report: &RunReport) -> Outcome {
+///
+/// A failed run has the code of its gravest error, a cancelled one that of an interrupt.
+pub fn run_outcome(report: &RunReport) -> CommandResult {
     match report.status {
-        Status::Success => Outcome::Done,
-        Status::Partial => Outcome::Partial,
-        _ => Outcome::DataFailed,
+        Status::Success => Ok(Outcome::Done),
+        Status::Partial => Ok(Outcome::Partial),
+        Status::Cancelled => Err(Failure::Reported(INTERRUPTED)),
+        _ => {
+            let errors = report.tasks.iter().filter_map(|task| task.error.as_ref());
+            match errors.map(|error| kind_code(error.kind)).max() {
+                Some(code) if code != Outcome::DataFailed.code() => Err(Failure::Reported(code)),
+                _ => Ok(Outcome::DataFailed),
+            }
+        }
     }
 }
 
@@ -128,7 +137,8 @@ fn write_tasks(out: &mut dyn Write, report: &RunReport, ui: &Ui) -> io::Result<(
             ("", Align::Left),
         ],
         Frame::Open,
-    );
+    )
+    .whole(1);
     for task in &report.tasks {
         let build = task.build.as_ref();
         let stored =
@@ -296,7 +306,7 @@ fn edge_table(before: &[(&str, Align)]) -> Table {
         ("filtered", Align::Right),
         ("", Align::Left),
     ]);
-    Table::new(columns, Frame::Open)
+    Table::new(columns, Frame::Open).whole(before.len().max(1))
 }
 
 fn edge_row<const N: usize>(table: &mut Table, before: [Cell; N], edge: &str, counts: &EdgeCounts) {

@@ -86,6 +86,7 @@ pub struct Table {
     rows: Vec<Vec<Cell>>,
     frame: Frame,
     indent: &'static str,
+    whole: usize,
 }
 
 /// No column is cut narrower than this.
@@ -98,7 +99,14 @@ impl Table {
         frame: Frame,
     ) -> Self {
         let (header, align) = columns.into_iter().map(|(name, align)| (name.into(), align)).unzip();
-        Self { header, align, rows: Vec::new(), frame, indent: "" }
+        Self { header, align, rows: Vec::new(), frame, indent: "", whole: 0 }
+    }
+
+    /// Never cuts the first `columns`: names and ids that a person copies.
+    #[must_use]
+    pub fn whole(mut self, columns: usize) -> Self {
+        self.whole = columns;
+        self
     }
 
     /// Shifts an open table to the right.
@@ -130,23 +138,39 @@ impl Table {
     }
 
     fn widths(&self, limit: Option<usize>) -> Vec<usize> {
-        let mut widths: Vec<usize> = self.header.iter().map(|name| name.width()).collect();
+        let headers = self.header.iter().map(|name| name.width());
+        let mut cells: Vec<usize> = vec![0; self.header.len()];
         for row in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
+            for (width, cell) in cells.iter_mut().zip(row) {
                 *width = (*width).max(cell.text.width());
             }
         }
+        let mut widths: Vec<usize> =
+            headers.zip(&cells).map(|(head, cell)| head.max(*cell)).collect();
         let Some(limit) = limit else { return widths };
         let around = match self.frame {
             Frame::Open => self.indent.len() + 2 * widths.len().saturating_sub(1),
             Frame::Boxed => 3 * widths.len() + 1,
         };
         let mut total: usize = around + widths.iter().sum::<usize>();
-        // The widest column gives way first, a step at a time, so that narrow ones stay whole.
-        while total > limit {
-            let Some(widest) = widths.iter_mut().filter(|w| **w > MIN_COLUMN).max() else { break };
-            *widest -= 1;
-            total -= 1;
+        // Headings give way before values, then text, the widest column first, a step at a time, so
+        // that narrow ones stay whole. A report's figures are never cut: they would look like others.
+        let nothing = vec![0; widths.len()];
+        let figures = self.align.iter().zip(&cells);
+        let figures = figures.map(|(align, width)| if *align == Align::Right { *width } else { 0 });
+        let figures: Vec<usize> = figures.collect();
+        let steps = match self.frame {
+            Frame::Open => vec![&cells, &figures],
+            Frame::Boxed => vec![&cells, &figures, &nothing],
+        };
+        for least in steps {
+            while total > limit {
+                let columns = widths.iter_mut().zip(least).skip(self.whole);
+                let wide = columns.filter(|(width, least)| **width > MIN_COLUMN.max(**least));
+                let Some((widest, _)) = wide.max_by_key(|(width, _)| **width) else { break };
+                *widest -= 1;
+                total -= 1;
+            }
         }
         widths
     }
@@ -237,6 +261,25 @@ fn fit(text: &str, width: usize) -> (String, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_and_figures_stay_whole_where_it_is_narrow() {
+        let columns = [
+            ("model", Align::Left),
+            ("kind", Align::Left),
+            ("rows in table", Align::Right),
+            ("", Align::Left),
+        ];
+        let mut table = Table::new(columns, Frame::Open).whole(1);
+        table.row(["sales_by_region", "incremental", "205,886", "because of stg_sales"]);
+        let mut out = Vec::new();
+        table.write(&mut out, Some(45), Paint(false)).expect("memory takes everything");
+        assert_eq!(
+            String::from_utf8(out).expect("it is text"),
+            "model            kind       rows i…\n\
+             sales_by_region  incremen…  205,886  because…\n"
+        );
+    }
 
     fn print(table: &Table, width: Option<usize>) -> String {
         let mut out = Vec::new();

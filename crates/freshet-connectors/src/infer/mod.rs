@@ -136,6 +136,10 @@ async fn sample(blob: &Arc<dyn Blob>, id: &str) -> Result<(String, Encoding)> {
     if encoding == Encoding::Utf8 && zeros > bytes.len() / 4 {
         encoding = Encoding::Utf16.resolve(&bytes).0;
     } else if encoding == Encoding::Utf8 && !mostly_utf8(&bytes) {
+        if is_binary(&bytes) {
+            return Err(Error::new(code::SOURCE, format!("file \"{id}\" is not text"))
+                .hint("formats are CSV, NDJSON, JSON and Parquet, plain or as gzip or zstd"));
+        }
         encoding = Encoding::Windows1252;
     }
     if encoding != Encoding::Utf8 {
@@ -147,6 +151,12 @@ async fn sample(blob: &Arc<dyn Blob>, id: &str) -> Result<(String, Encoding)> {
         bytes.extend_from_slice(&middle[start..end]);
     }
     Ok((String::from_utf8_lossy(&bytes).into_owned(), encoding))
+}
+
+/// Whether more than one byte in a hundred is a control character that no text has.
+fn is_binary(bytes: &[u8]) -> bool {
+    let odd = |byte: &&u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c);
+    bytes.iter().filter(odd).count() * 100 > bytes.len()
 }
 
 /// Whether at most one line in twenty is not UTF-8: more is another encoding, less is damage.
@@ -235,7 +245,12 @@ impl Inferred {
         for note in &self.notes {
             let _ = writeln!(yaml, "# look at this: {}", note.replace('\n', " "));
         }
-        let _ = writeln!(yaml, "# from {} sampled file(s)", self.sampled.len());
+        let _ = writeln!(
+            yaml,
+            "# from {} sampled file{}",
+            self.sampled.len(),
+            if self.sampled.len() == 1 { "" } else { "s" }
+        );
         let _ = writeln!(yaml, "sources:\n  - name: {}\n    tables:", quoted(source));
         let _ = writeln!(
             yaml,

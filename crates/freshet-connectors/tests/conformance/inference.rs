@@ -118,7 +118,7 @@ fn yaml_has_the_shape_of_a_source() {
     std::fs::write(dir.path().join("s_20240501.csv"), "id;day\n1;05/06/2024\n").unwrap();
     let yaml = inferred(dir.path(), "s_{date:%Y%m%d}.csv").unwrap().to_yaml("pos", "sales");
     let expect = r#"# look at this: column "day" is read as %d/%m/%Y and could be %m/%d/%Y
-# from 1 sampled file(s)
+# from 1 sampled file
 sources:
   - name: "pos"
     tables:

@@ -174,7 +174,13 @@ pub(super) async fn prepare(
         let outcome = match read(engine, check, schema) {
             Ok(rule) => {
                 let needed = relations_of(check, &rule);
-                register_all(engine, context, needed, &mut known).await.map(|()| rule)
+                match register_all(engine, context, needed, &mut known).await {
+                    Ok(()) => Ok(rule),
+                    // The place is the check's: what it looks at may be well.
+                    Err(error) => Err(Error::new(error.code(), error.chain())
+                        .hint(error.hint_text().unwrap_or("mend the check, or what it looks at"))
+                        .at(check.location.clone())),
+                }
             }
             Err(error) => Err(error),
         };

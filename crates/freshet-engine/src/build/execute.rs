@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::datatypes::Schema;
@@ -139,6 +140,12 @@ impl Build<'_> {
             }
             let path = table.options.get("path").and_then(|path| path.as_str());
             self.report.missing.extend(splits::missing(table, path, &input.all));
+            if input.all.is_empty() {
+                let place = path.map(|path| format!(" at \"{path}\"")).unwrap_or_default();
+                let warning =
+                    format!("source \"{}\" has no file{place}: nothing was read", input.id);
+                self.report.warnings.push(warning);
+            }
         }
         Ok(())
     }
@@ -240,6 +247,8 @@ impl Build<'_> {
             Split::Untouched(rows) => (rows, Vec::new(), None),
             Split::Taken { kept, letters, scratch } => (kept, letters, Some(scratch)),
         };
+        let written = Arc::new(AtomicU64::new(0));
+        let rows = counting(rows, &written);
         let request = StageRequest {
             table: self.table.clone(),
             base: base.cloned(),
@@ -257,10 +266,10 @@ impl Build<'_> {
         let staged = loop {
             tokio::select! {
                 staged = &mut staging => break staged,
-                _ = ticks.tick() => self.tell(inputs),
+                _ = ticks.tick() => self.tell(inputs, &written),
             }
         };
-        self.tell(inputs);
+        self.tell(inputs, &written);
         if let Some(scratch) = scratch {
             self.engine.lake().discard(&scratch).await?;
         }
@@ -270,8 +279,11 @@ impl Build<'_> {
         Ok((staged?, quarantined))
     }
 
-    fn tell(&self, inputs: &Inputs) {
-        let mut progress = BuildProgress::default();
+    fn tell(&self, inputs: &Inputs, written: &AtomicU64) {
+        let mut progress = BuildProgress {
+            rows_written: written.load(Ordering::Relaxed),
+            ..BuildProgress::default()
+        };
         for input in &inputs.sources {
             progress.files += input.selection.requests.len() as u64;
             progress.bytes_total += input.scan.total_bytes();
@@ -332,6 +344,20 @@ fn broken_on_the_way(tracker: &ScanTracker) -> Vec<(SourceId, SplitReport)> {
         }
     }
     broken
+}
+
+/// The rows, which are counted in `written` as they go by.
+fn counting(rows: NewRows, written: &Arc<AtomicU64>) -> NewRows {
+    let schema = rows.schema;
+    let streams = rows.streams.into_iter().map(|stream| {
+        let written = Arc::clone(written);
+        let counted = stream.inspect_ok(move |batch| {
+            written.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        });
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), counted))
+            as SendableRecordBatchStream
+    });
+    NewRows { streams: streams.collect(), schema }
 }
 
 /// One stream for each thread; each goes through the plans in turn.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use freshet_core::contract::SchemaDiff;
 use freshet_core::error::code;
 use freshet_core::source::{SplitReport, SplitStatus};
-use freshet_core::{EdgeCounts, Error, Result, SourceId, crash};
+use freshet_core::{EdgeCounts, Error, Location, Result, SourceId, crash};
 use freshet_project::{EmptyFiles, IncrementalStrategy, Materialized, Node};
 
 use crate::dead_letters::Letters;
@@ -102,6 +102,13 @@ impl Engine {
             }
             Err(error) => {
                 build.end_phase();
+                // Of what its SQL came to, the model's file is the place.
+                let error = match error.code() {
+                    code::SQL | code::EXECUTION => {
+                        error.at(Location::file(node.path.display().to_string()))
+                    }
+                    _ => error,
+                };
                 Err(Failure { error, report: Some(Box::new(build.report)) })
             }
         }

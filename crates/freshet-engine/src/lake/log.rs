@@ -479,7 +479,7 @@ impl Log {
                 code::LAKE,
                 format!("table \"{}\" has no version as old as {time}", self.table),
             )
-            .hint("`runs ls` shows when it was published")
+            .hint("`freshet lake history` shows the versions that there are")
         })
     }
 

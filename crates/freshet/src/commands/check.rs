@@ -56,7 +56,7 @@ struct Counts {
 }
 
 fn check(place: &Place, ui: &Ui) -> Result<Counts, Error> {
-    let app = place.open()?;
+    let app = place.open_to_look()?;
     app.warn(ui);
     app::runtime(None)?.block_on(app.engine.compile_all())?;
     Ok(Counts {

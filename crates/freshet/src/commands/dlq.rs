@@ -169,7 +169,7 @@ fn list(out: &mut dyn Write, groups: &[Group], ui: &Ui) -> io::Result<()> {
         ("records", Align::Right),
         ("replayed", Align::Right),
     ];
-    let mut table = Table::new(columns, Frame::Open);
+    let mut table = Table::new(columns, Frame::Open).whole(1);
     for group in groups {
         let replayed = match group.replayed {
             0 => Cell::toned("-", Tone::Dim),

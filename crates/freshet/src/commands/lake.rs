@@ -77,7 +77,7 @@ async fn list(out: &mut dyn Write, lake: &Lake, ui: &Ui) -> Result<(), Failure> 
         ("size", Align::Right),
         ("written (UTC)", Align::Left),
     ];
-    let mut table = Table::new(columns, Frame::Open);
+    let mut table = Table::new(columns, Frame::Open).whole(1);
     let mut json = Vec::new();
     for name in lake.tables().await? {
         let Some(snapshot) = lake.load(&name, None).await? else { continue };
@@ -130,7 +130,7 @@ fn write_history(out: &mut dyn Write, history: &[HistoryEntry], ui: &Ui) -> io::
         ("operation", Align::Left),
         ("parameters", Align::Left),
     ];
-    let mut table = Table::new(columns, Frame::Open);
+    let mut table = Table::new(columns, Frame::Open).whole(1);
     for entry in history {
         let parameters: Vec<_> = entry
             .parameters

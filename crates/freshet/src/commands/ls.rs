@@ -64,7 +64,7 @@ fn list(
         ("file", Align::Left),
         ("description", Align::Left),
     ];
-    let mut table = Table::new(columns, Frame::Open);
+    let mut table = Table::new(columns, Frame::Open).whole(1);
     for source in sources {
         table.row([
             Cell::from(source.id.as_str()),

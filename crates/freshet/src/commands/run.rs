@@ -52,14 +52,20 @@ pub async fn run_and_report(app: &App, request: &RunRequest, ui: &Ui) -> Command
     let report = execute(app, request, ui).await?;
     if !ui.json && !ui.quiet {
         let mut out = std::io::stdout().lock();
-        write_summary(&mut out, &report, ui)?;
-        out.flush()?;
+        let written = write_summary(&mut out, &report, ui).and_then(|()| out.flush());
+        // A reader that went away (`| head`) changes nothing about how the run ended.
+        match written {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                return Err(error.into());
+            }
+            _ => {}
+        }
     } else if ui.quiet && !ui.json {
         for error in report.tasks.iter().filter_map(|task| task.error.as_ref()) {
             crate::errors::write_report(&mut std::io::stderr().lock(), error, "", ui.err)?;
         }
     }
-    Ok(run_outcome(&report))
+    run_outcome(&report)
 }
 
 async fn execute(app: &App, request: &RunRequest, ui: &Ui) -> Result<RunReport> {

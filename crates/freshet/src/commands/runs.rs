@@ -82,7 +82,7 @@ fn list(out: &mut dyn Write, runs: &[RunSummary], ui: &Ui) -> io::Result<()> {
         ("dead letters", Align::Right),
         ("command", Align::Left),
     ];
-    let mut table = Table::new(columns, Frame::Open);
+    let mut table = Table::new(columns, Frame::Open).whole(1);
     for run in runs {
         let took = run
             .finished

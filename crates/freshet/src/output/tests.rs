@@ -95,3 +95,15 @@ fn tables_show_the_first_rows_and_count_all() {
     assert!(text.ends_with("(6 rows, 4 shown)\n"), "{text}");
     assert_eq!(text.lines().filter(|line| line.starts_with('│')).count(), 5, "{text}");
 }
+
+#[test]
+fn nulls_of_every_type_are_null() {
+    use arrow::array::{DictionaryArray, Int8Array, NullArray, StringArray};
+    let words = Arc::new(StringArray::from(vec![Some("a"), None]));
+    let dictionary = DictionaryArray::new(Int8Array::from(vec![0, 1]), words);
+    let columns: [(&str, ArrayRef); 2] =
+        [("d", Arc::new(dictionary)), ("n", Arc::new(NullArray::new(2)))];
+    let batch = RecordBatch::try_from_iter(columns).expect("columns are as long as each other");
+    let schema = batch.schema();
+    assert_eq!(render(vec![batch], schema, OutputFormat::Csv, 9), "d,n\na,\n,\n");
+}

@@ -206,7 +206,7 @@ fn text(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> String {
 fn summary_accounts_for_every_row_and_file() {
     let report = bad_night();
     golden::check("summary.txt", &text(|out| write_summary(out, &report, &plain_ui())));
-    assert_eq!(run_outcome(&report), Outcome::DataFailed);
+    assert!(matches!(run_outcome(&report), Ok(Outcome::DataFailed)));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn quiet_night_needs_few_lines() {
     seed.rows_total = Some(500);
     let report = report(Status::Success, vec![task("stores", Status::Success, Some(seed))]);
     golden::check("summary_quiet.txt", &text(|out| write_summary(out, &report, &plain_ui())));
-    assert_eq!(run_outcome(&report), Outcome::Done);
+    assert!(matches!(run_outcome(&report), Ok(Outcome::Done)));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 
 mod checks;
+mod misuse;
 mod support;
 
 use support::{Project, Ran, freshet, ran};
