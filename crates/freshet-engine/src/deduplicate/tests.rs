@@ -36,7 +36,7 @@ fn batch(rows: &[(i64, Row)]) -> RecordBatch {
 /// come, lie in batches of `batch_rows`, in turn in the one and the other partition.
 fn session(rows: &[Row], batch_rows: usize, memory: u64, sorted: bool) -> SessionContext {
     let folder = std::env::temp_dir();
-    let sessions = Sessions::new(ByteSize(memory), &folder, 2, "main").unwrap();
+    let sessions = Sessions::new(ByteSize(memory), Some(&folder), 2, "main").unwrap();
     let context = sessions.context();
     let numbered: Vec<(i64, Row)> = (0..).zip(rows.iter().cloned()).collect();
     let mut partitions = [Vec::new(), Vec::new()];
