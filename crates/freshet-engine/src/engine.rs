@@ -44,7 +44,7 @@ impl Engine {
     /// Opens the environment's lake, whose folder is made where there is none; reads no table.
     pub fn open(project: Arc<Project>, registry: Registry, clock: Arc<dyn Clock>) -> Result<Self> {
         let (store, url) = Self::store(&project)?;
-        Self::open_on(project, registry, clock, store, url, Access::Build)
+        Self::open_on(project, registry, clock, store, url)
     }
 
     /// Opens the environment to look at it: makes no folder and no file.
@@ -63,7 +63,7 @@ impl Engine {
         } else {
             Self::store(&project)?
         };
-        Self::open_on(project, registry, clock, store, url, Access::Look)
+        Self::open_for(Access::Look, project, registry, clock, store, url)
     }
 
     fn store(project: &Project) -> Result<(Arc<dyn ObjectStore>, url::Url)> {
@@ -76,13 +76,24 @@ impl Engine {
         store::open(&environment.lake, options)
     }
 
-    fn open_on(
+    /// As [`Engine::open`], with the lake in a store that the caller gives.
+    pub fn open_on(
         project: Arc<Project>,
         registry: Registry,
         clock: Arc<dyn Clock>,
         object_store: Arc<dyn ObjectStore>,
         url: url::Url,
+    ) -> Result<Self> {
+        Self::open_for(Access::Build, project, registry, clock, object_store, url)
+    }
+
+    fn open_for(
         access: Access,
+        project: Arc<Project>,
+        registry: Registry,
+        clock: Arc<dyn Clock>,
+        object_store: Arc<dyn ObjectStore>,
+        url: url::Url,
     ) -> Result<Self> {
         let environment = &project.environment;
         let threads = environment
