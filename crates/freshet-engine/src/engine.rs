@@ -11,6 +11,7 @@ use freshet_core::sink::Sink;
 use freshet_core::source::{Overlay, Source};
 use freshet_core::{Error, ModelId, Registry, Result, ResultExt, SourceId};
 use freshet_project::{Node, Project, SourceTable};
+use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use serde_json::{Map, Value};
 use tracing::debug;
@@ -230,8 +231,8 @@ impl Engine {
     }
 
     /// All corrections of a source.
-    pub async fn overlay(&self, source: &SourceId) -> Result<Overlay> {
-        overlay::load(self.lake.store(), source).await
+    pub fn overlay<'a>(&'a self, source: &'a SourceId) -> BoxFuture<'a, Result<Overlay>> {
+        Box::pin(async move { overlay::load(self.lake.store(), source).await })
     }
 }
 

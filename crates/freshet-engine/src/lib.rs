@@ -3,6 +3,9 @@
 //!
 //! It knows sources and sinks only through `freshet_core`'s traits, and nothing of schedules or of
 //! the record of runs: it is handed one task at a time and reports what became of it.
+//!
+//! What other crates call returns boxed futures: the body of an `async fn` is compiled by the crate
+//! that awaits it, and all of DataFusion that it touches once more with it.
 
 pub mod build;
 pub mod checks;

@@ -16,6 +16,7 @@ use freshet_core::source::Overlay;
 use freshet_core::{Error, Location, ModelId, Result, SourceId};
 use freshet_project::{CheckTarget, Materialized, Node, NodeKind, RenderContext};
 use futures::TryStreamExt;
+use futures::future::BoxFuture;
 
 use crate::checks;
 use crate::dead_letters;
@@ -32,51 +33,62 @@ impl Engine {
     /// Runs one statement over the project's models, sources and dead letters
     /// (`freshet.dead_letters`). Names that the project does not have are left to the error of
     /// planning. Statements that would change something are refused.
-    pub async fn query(&self, sql: &str, as_of: Option<AsOf>) -> Result<SendableRecordBatchStream> {
-        let context = self.query_context()?;
-        let expanded = crate::functions::expand_macros(sql, &self.project().sql_macros)?;
-        let sql = expanded.trim().trim_end_matches(';');
-        self.register_mentioned(&context, sql, as_of).await?;
-        let plan = context
-            .state()
-            .create_logical_plan(sql)
-            .await
-            .map_err(|error| query_error(error, || "could not plan the query".to_owned()))?;
-        if matches!(plan, LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_)) {
-            return Err(Error::new(code::SQL, "a query here only reads")
-                .hint("tables are made by models and `freshet run`"));
-        }
-        DataFrame::new(context.state(), plan)
-            .execute_stream()
-            .await
-            .map_err(|error| query_error(error, || "could not run the query".to_owned()))
+    pub fn query<'a>(
+        &'a self,
+        sql: &'a str,
+        as_of: Option<AsOf>,
+    ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+        Box::pin(async move {
+            let context = self.query_context()?;
+            let expanded = crate::functions::expand_macros(sql, &self.project().sql_macros)?;
+            let sql = expanded.trim().trim_end_matches(';');
+            self.register_mentioned(&context, sql, as_of).await?;
+            let plan =
+                context.state().create_logical_plan(sql).await.map_err(|error| {
+                    query_error(error, || "could not plan the query".to_owned())
+                })?;
+            if matches!(plan, LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Copy(_)) {
+                return Err(Error::new(code::SQL, "a query here only reads")
+                    .hint("tables are made by models and `freshet run`"));
+            }
+            DataFrame::new(context.state(), plan)
+                .execute_stream()
+                .await
+                .map_err(|error| query_error(error, || "could not run the query".to_owned()))
+        })
     }
 
     /// The first rows of a node as its SQL gives them now, or of its table.
-    pub async fn preview(&self, id: &ModelId, limit: usize) -> Result<SendableRecordBatchStream> {
-        let node = self.node(id)?;
-        let context = self.query_context()?;
-        let what = || format!("could not preview model \"{id}\"");
-        let frame = if node.kind == NodeKind::Seed || relations::is_query(node) {
-            let ids = std::slice::from_ref(id);
-            relations::register_named(self, &context, ids, &[], &ReadMode::default()).await?;
-            let name = table_of(self.project(), node);
-            context
-                .table(TableReference::full(session::CATALOG, name.schema, name.name))
-                .await
+    pub fn preview<'a>(
+        &'a self,
+        id: &'a ModelId,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<SendableRecordBatchStream>> {
+        Box::pin(async move {
+            let node = self.node(id)?;
+            let context = self.query_context()?;
+            let what = || format!("could not preview model \"{id}\"");
+            let frame = if node.kind == NodeKind::Seed || relations::is_query(node) {
+                let ids = std::slice::from_ref(id);
+                relations::register_named(self, &context, ids, &[], &ReadMode::default()).await?;
+                let name = table_of(self.project(), node);
+                context
+                    .table(TableReference::full(session::CATALOG, name.schema, name.name))
+                    .await
+                    .map_err(|error| query_error(error, what))?
+            } else {
+                relations::register_inputs(self, &context, node, &ReadMode::default()).await?;
+                let compiled = self.project().compile(id, &RenderContext::default())?;
+                let plan = plan_sql(self, &context, node, &compiled).await?;
+                DataFrame::new(context.state(), plan)
+            };
+            frame
+                .limit(0, Some(limit))
                 .map_err(|error| query_error(error, what))?
-        } else {
-            relations::register_inputs(self, &context, node, &ReadMode::default()).await?;
-            let compiled = self.project().compile(id, &RenderContext::default())?;
-            let plan = plan_sql(self, &context, node, &compiled).await?;
-            DataFrame::new(context.state(), plan)
-        };
-        frame
-            .limit(0, Some(limit))
-            .map_err(|error| query_error(error, what))?
-            .execute_stream()
-            .await
-            .map_err(|error| query_error(error, what))
+                .execute_stream()
+                .await
+                .map_err(|error| query_error(error, what))
+        })
     }
 
     /// Registers the tables that a statement mentions, as far as the project has them.
@@ -128,70 +140,75 @@ impl Engine {
 
     /// The dead letters of a source (or model, for quarantined rows), or of all; newest run first,
     /// then in the order of file and offset. A record that was found more than once is given once.
-    pub async fn dead_letters(
-        &self,
-        source: Option<&str>,
+    pub fn dead_letters<'a>(
+        &'a self,
+        source: Option<&'a str>,
         limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let what = || "could not read the dead letters".to_owned();
-        let context = self.query_context()?;
-        let table = self.dead_letter_table().await?;
-        let mut frame = context.read_table(table).map_err(|e| query_error(e, what))?;
-        if let Some(source) = source {
-            frame =
-                frame.filter(ident("source").eq(lit(source))).map_err(|e| query_error(e, what))?;
-        }
-        let sorted = frame
-            .sort(vec![
-                ident("at").sort(false, false),
-                ident("file").sort(true, true),
-                ident("offset").sort(true, true),
-            ])
-            .map_err(|e| query_error(e, what))?;
-        let mut stream = sorted.execute_stream().await.map_err(|e| query_error(e, what))?;
-        let mut seen = HashSet::new();
-        let mut letters = Vec::new();
-        while let Some(batch) = stream.try_next().await.map_err(|e| query_error(e, what))? {
-            for letter in dead_letters::from_batch(&batch)? {
-                if seen.insert(letter.id.clone()) {
-                    letters.push(letter);
-                    if letters.len() >= limit {
-                        return Ok(letters);
+    ) -> BoxFuture<'a, Result<Vec<DeadLetter>>> {
+        Box::pin(async move {
+            let what = || "could not read the dead letters".to_owned();
+            let context = self.query_context()?;
+            let table = self.dead_letter_table().await?;
+            let mut frame = context.read_table(table).map_err(|e| query_error(e, what))?;
+            if let Some(source) = source {
+                frame = frame
+                    .filter(ident("source").eq(lit(source)))
+                    .map_err(|e| query_error(e, what))?;
+            }
+            let sorted = frame
+                .sort(vec![
+                    ident("at").sort(false, false),
+                    ident("file").sort(true, true),
+                    ident("offset").sort(true, true),
+                ])
+                .map_err(|e| query_error(e, what))?;
+            let mut stream = sorted.execute_stream().await.map_err(|e| query_error(e, what))?;
+            let mut seen = HashSet::new();
+            let mut letters = Vec::new();
+            while let Some(batch) = stream.try_next().await.map_err(|e| query_error(e, what))? {
+                for letter in dead_letters::from_batch(&batch)? {
+                    if seen.insert(letter.id.clone()) {
+                        letters.push(letter);
+                        if letters.len() >= limit {
+                            return Ok(letters);
+                        }
                     }
                 }
             }
-        }
-        Ok(letters)
+            Ok(letters)
+        })
     }
 
     /// Compiles every node and check and touches nothing: all errors at once.
     ///
     /// Only a source without declared columns has its files' heads read, for their names.
-    pub async fn compile_all(&self) -> Result<()> {
-        let context = self.query_context()?;
-        let mut errors = Vec::new();
-        let mut broken: HashSet<ModelId> = HashSet::new();
-        let mut broken_sources: HashSet<SourceId> = HashSet::new();
-        for id in self.project().sources.keys() {
-            if let Err(error) = self.declare_source(&context, id).await {
-                broken_sources.insert(id.clone());
-                errors.push(error);
+    pub fn compile_all<'a>(&'a self) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let context = self.query_context()?;
+            let mut errors = Vec::new();
+            let mut broken: HashSet<ModelId> = HashSet::new();
+            let mut broken_sources: HashSet<SourceId> = HashSet::new();
+            for id in self.project().sources.keys() {
+                if let Err(error) = self.declare_source(&context, id).await {
+                    broken_sources.insert(id.clone());
+                    errors.push(error);
+                }
             }
-        }
-        for node in self.project().nodes.values() {
-            let hopeless = node.refs.iter().any(|id| broken.contains(id))
-                || node.sources.iter().any(|id| broken_sources.contains(id));
-            if hopeless {
-                broken.insert(node.id.clone());
-                continue;
+            for node in self.project().nodes.values() {
+                let hopeless = node.refs.iter().any(|id| broken.contains(id))
+                    || node.sources.iter().any(|id| broken_sources.contains(id));
+                if hopeless {
+                    broken.insert(node.id.clone());
+                    continue;
+                }
+                if let Err(error) = self.declare_node(&context, node).await {
+                    broken.insert(node.id.clone());
+                    errors.push(error);
+                }
             }
-            if let Err(error) = self.declare_node(&context, node).await {
-                broken.insert(node.id.clone());
-                errors.push(error);
-            }
-        }
-        self.compile_checks(&context, &broken, &mut errors).await;
-        Error::join(errors).map_or(Ok(()), Err)
+            self.compile_checks(&context, &broken, &mut errors).await;
+            Error::join(errors).map_or(Ok(()), Err)
+        })
     }
 
     async fn declare_source(&self, context: &SessionContext, id: &SourceId) -> Result<()> {

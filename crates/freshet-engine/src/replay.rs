@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use freshet_core::error::code;
 use freshet_core::{Error, Result, SourceId};
+use futures::future::BoxFuture;
 
 use crate::engine::Engine;
 use crate::overlay::{self, NewCorrection};
@@ -35,52 +36,57 @@ impl Engine {
     ///
     /// A record whose correction a table may hold already cannot be corrected differently: the
     /// table would hold it twice. One whose correction was itself rejected can.
-    pub async fn replay(&self, replays: Vec<Replay>) -> Result<Replayed> {
-        let mut by_source: BTreeMap<SourceId, Vec<Replay>> = BTreeMap::new();
-        for replay in replays {
-            let source = SourceId::new(replay.letter.source.clone());
-            self.source_table(&source).map_err(|_| {
-                Error::new(
+    pub fn replay<'a>(&'a self, replays: Vec<Replay>) -> BoxFuture<'a, Result<Replayed>> {
+        Box::pin(async move {
+            let mut by_source: BTreeMap<SourceId, Vec<Replay>> = BTreeMap::new();
+            for replay in replays {
+                let source = SourceId::new(replay.letter.source.clone());
+                self.source_table(&source).map_err(|_| {
+                    Error::new(
                     code::DEAD_LETTER,
                     format!("dead letter \"{}\" is of no source", replay.letter.id),
                 )
                 .hint("rows that a check took out are replayed by mending the model and running it")
-            })?;
-            by_source.entry(source).or_default().push(replay);
-        }
-        let mut outcome = Replayed::default();
-        for (source, replays) in by_source {
-            let overlay = self.overlay(&source).await?;
-            let given = replays.len();
-            let mut corrections = Vec::with_capacity(given);
-            for Replay { letter, bytes } in replays {
-                let (Some(digest), Some(offset), Some(size)) =
-                    (letter.digest.clone(), letter.offset, letter.size)
-                else {
-                    return Err(Error::new(
-                        code::DEAD_LETTER,
-                        format!("dead letter \"{}\" does not say where its record lies", letter.id),
-                    )
-                    .hint("mend the file itself and run with `on_changed: reload`"));
-                };
-                let earlier =
-                    overlay.contents.get(&digest).and_then(|(_, known)| known.get(&offset));
-                if earlier.is_some_and(|old| old.bytes != bytes && old.bytes != letter.raw) {
-                    return Err(Error::new(
+                })?;
+                by_source.entry(source).or_default().push(replay);
+            }
+            let mut outcome = Replayed::default();
+            for (source, replays) in by_source {
+                let overlay = self.overlay(&source).await?;
+                let given = replays.len();
+                let mut corrections = Vec::with_capacity(given);
+                for Replay { letter, bytes } in replays {
+                    let (Some(digest), Some(offset), Some(size)) =
+                        (letter.digest.clone(), letter.offset, letter.size)
+                    else {
+                        return Err(Error::new(
+                            code::DEAD_LETTER,
+                            format!(
+                                "dead letter \"{}\" does not say where its record lies",
+                                letter.id
+                            ),
+                        )
+                        .hint("mend the file itself and run with `on_changed: reload`"));
+                    };
+                    let earlier =
+                        overlay.contents.get(&digest).and_then(|(_, known)| known.get(&offset));
+                    if earlier.is_some_and(|old| old.bytes != bytes && old.bytes != letter.raw) {
+                        return Err(Error::new(
                         code::DEAD_LETTER,
                         format!("record \"{}\" was corrected before, and differently", letter.id),
                     )
                     .hint("its tables may hold the earlier correction; amend the row in a model instead"));
+                    }
+                    corrections.push(NewCorrection { digest, size, offset, bytes });
                 }
-                corrections.push(NewCorrection { digest, size, offset, bytes });
+                let added = overlay::add(self.lake().store(), &source, corrections).await?;
+                outcome.added += added;
+                outcome.known += given - added;
+                if added > 0 {
+                    outcome.sources.push(source);
+                }
             }
-            let added = overlay::add(self.lake().store(), &source, corrections).await?;
-            outcome.added += added;
-            outcome.known += given - added;
-            if added > 0 {
-                outcome.sources.push(source);
-            }
-        }
-        Ok(outcome)
+            Ok(outcome)
+        })
     }
 }

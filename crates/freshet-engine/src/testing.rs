@@ -5,6 +5,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
 use freshet_core::{Location, ModelId, Result, SourceId};
 use freshet_project::{Check, CheckTarget, UnitTest, UnitTestRef};
+use futures::future::BoxFuture;
 use serde::Serialize;
 
 use crate::build::{Subject, run_checks};
@@ -43,60 +44,72 @@ impl TestReport {
 
 impl Engine {
     /// Tests nodes as they are published: unit tests first, which need no data, then checks.
-    pub async fn test_node(&self, id: &ModelId, history: &[u64]) -> TestReport {
-        let mut report = TestReport::new(id.as_str());
-        for test in self.project().unit_tests.iter().filter(|test| test.model == *id) {
-            match self.unit_test(test).await {
-                Ok(outcome) => report.unit_tests.push(outcome),
-                Err(error) => {
-                    report.error = Some(ErrorReport::from(&error.at(test.location.clone())));
+    pub fn test_node<'a>(
+        &'a self,
+        id: &'a ModelId,
+        history: &'a [u64],
+    ) -> BoxFuture<'a, TestReport> {
+        Box::pin(async move {
+            let mut report = TestReport::new(id.as_str());
+            for test in self.project().unit_tests.iter().filter(|test| test.model == *id) {
+                match self.unit_test(test).await {
+                    Ok(outcome) => report.unit_tests.push(outcome),
+                    Err(error) => {
+                        report.error = Some(ErrorReport::from(&error.at(test.location.clone())));
+                    }
                 }
             }
-        }
-        let declared: Vec<Check> = self
-            .project()
-            .checks
-            .iter()
-            .filter(|check| matches!(&check.target, CheckTarget::Node(node) if node == id))
-            .cloned()
-            .collect();
-        if !declared.is_empty() {
-            match self.check_published(id, &declared, history).await {
-                Ok(checks) => report.checks = checks,
-                Err(error) => report.error = Some(ErrorReport::from(&error)),
+            let declared: Vec<Check> = self
+                .project()
+                .checks
+                .iter()
+                .filter(|check| matches!(&check.target, CheckTarget::Node(node) if node == id))
+                .cloned()
+                .collect();
+            if !declared.is_empty() {
+                match self.check_published(id, &declared, history).await {
+                    Ok(checks) => report.checks = checks,
+                    Err(error) => report.error = Some(ErrorReport::from(&error)),
+                }
             }
-        }
-        report
+            report
+        })
     }
 
     /// Tests a source as it lies.
-    pub async fn test_source(&self, id: &SourceId) -> TestReport {
-        let mut report = TestReport::new(format!("source {id}"));
-        let declared: Vec<Check> = self
-            .project()
-            .checks
-            .iter()
-            .filter(|check| matches!(&check.target, CheckTarget::Source(source) if source == id))
-            .cloned()
-            .collect();
-        if declared.is_empty() {
-            return report;
-        }
-        match self.check_source(id, &declared).await {
-            Ok(checks) => report.checks = checks,
-            Err(error) => report.error = Some(ErrorReport::from(&error)),
-        }
-        report
+    pub fn test_source<'a>(&'a self, id: &'a SourceId) -> BoxFuture<'a, TestReport> {
+        Box::pin(async move {
+            let mut report = TestReport::new(format!("source {id}"));
+            let declared: Vec<Check> = self
+                .project()
+                .checks
+                .iter()
+                .filter(
+                    |check| matches!(&check.target, CheckTarget::Source(source) if source == id),
+                )
+                .cloned()
+                .collect();
+            if declared.is_empty() {
+                return report;
+            }
+            match self.check_source(id, &declared).await {
+                Ok(checks) => report.checks = checks,
+                Err(error) => report.error = Some(ErrorReport::from(&error)),
+            }
+            report
+        })
     }
 
     /// Runs a singular test.
-    pub async fn test_query(&self, check: &Check) -> TestReport {
-        let mut report = TestReport::new(check.name.clone());
-        match self.check_query(check).await {
-            Ok(checks) => report.checks = checks,
-            Err(error) => report.error = Some(ErrorReport::from(&error)),
-        }
-        report
+    pub fn test_query<'a>(&'a self, check: &'a Check) -> BoxFuture<'a, TestReport> {
+        Box::pin(async move {
+            let mut report = TestReport::new(check.name.clone());
+            match self.check_query(check).await {
+                Ok(checks) => report.checks = checks,
+                Err(error) => report.error = Some(ErrorReport::from(&error)),
+            }
+            report
+        })
     }
 
     async fn check_published(

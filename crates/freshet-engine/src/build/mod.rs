@@ -12,6 +12,7 @@ use freshet_core::error::code;
 use freshet_core::source::{SplitReport, SplitStatus};
 use freshet_core::{EdgeCounts, Error, Location, Result, SourceId, crash};
 use freshet_project::{EmptyFiles, IncrementalStrategy, Materialized, Node};
+use futures::future::BoxFuture;
 
 use crate::dead_letters::Letters;
 use crate::engine::Engine;
@@ -72,46 +73,48 @@ struct Executed {
 impl Engine {
     /// Builds one node. On an error nothing is published, unless the intent was durable already:
     /// then [`Engine::recover`] finishes it.
-    pub async fn build(
-        &self,
-        task: &BuildTask,
+    pub fn build<'a>(
+        &'a self,
+        task: &'a BuildTask,
         observer: Arc<dyn BuildObserver>,
-    ) -> std::result::Result<BuildReport, Failure> {
-        let before = |error| Failure { error, report: None };
-        let node = self.node(&task.model).map_err(before)?;
-        let table = table_of(self.project(), node);
-        let settled = match self.settled_progress(node, &table, task).await.map_err(before)? {
-            Some(progress) => &BuildTask { progress, ..task.clone() },
-            None => task,
-        };
-        let mut build = Build {
-            engine: self,
-            task: settled,
-            node,
-            table,
-            observer,
-            report: empty_report(node, settled),
-            taken_out: Vec::new(),
-            began: Instant::now(),
-            phase: "plan",
-        };
-        match build.run().await {
-            Ok(()) => {
-                build.end_phase();
-                Ok(build.report)
+    ) -> BoxFuture<'a, std::result::Result<BuildReport, Failure>> {
+        Box::pin(async move {
+            let before = |error| Failure { error, report: None };
+            let node = self.node(&task.model).map_err(before)?;
+            let table = table_of(self.project(), node);
+            let settled = match self.settled_progress(node, &table, task).await.map_err(before)? {
+                Some(progress) => &BuildTask { progress, ..task.clone() },
+                None => task,
+            };
+            let mut build = Build {
+                engine: self,
+                task: settled,
+                node,
+                table,
+                observer,
+                report: empty_report(node, settled),
+                taken_out: Vec::new(),
+                began: Instant::now(),
+                phase: "plan",
+            };
+            match build.run().await {
+                Ok(()) => {
+                    build.end_phase();
+                    Ok(build.report)
+                }
+                Err(error) => {
+                    build.end_phase();
+                    // Of what its SQL came to, the model's file is the place.
+                    let error = match error.code() {
+                        code::SQL | code::EXECUTION => {
+                            error.at(Location::file(node.path.display().to_string()))
+                        }
+                        _ => error,
+                    };
+                    Err(Failure { error, report: Some(Box::new(build.report)) })
+                }
             }
-            Err(error) => {
-                build.end_phase();
-                // Of what its SQL came to, the model's file is the place.
-                let error = match error.code() {
-                    code::SQL | code::EXECUTION => {
-                        error.at(Location::file(node.path.display().to_string()))
-                    }
-                    _ => error,
-                };
-                Err(Failure { error, report: Some(Box::new(build.report)) })
-            }
-        }
+        })
     }
 
     /// How far a table has come by its own log, where the task says otherwise. The caller's index
@@ -138,24 +141,26 @@ impl Engine {
     }
 
     /// Finishes what earlier processes began, one of which may have been `killed`.
-    pub async fn recover(&self, killed: bool) -> Result<Vec<publish::Recovered>> {
-        publish::recover(self.lake(), &self.dead_letter_lock, killed).await
+    pub fn recover<'a>(&'a self, killed: bool) -> BoxFuture<'a, Result<Vec<publish::Recovered>>> {
+        Box::pin(async move { publish::recover(self.lake(), &self.dead_letter_lock, killed).await })
     }
 
     /// Every intent that counts, ordered by time.
-    pub async fn intents(&self) -> Result<Vec<Intent>> {
-        let lake = self.lake();
-        let mut counted = Vec::new();
-        for table in intent::tables(lake.store()).await? {
-            let Some(snapshot) = lake.load(&table, None).await? else { continue };
-            let held = lake.last_transaction(&snapshot, intent::APP).await?;
-            let listed = intent::list(lake.store(), &table).await?;
-            for number in listed.numbers.into_iter().filter(|number| *number <= held) {
-                counted.push(intent::read(lake.store(), &table, number).await?);
+    pub fn intents<'a>(&'a self) -> BoxFuture<'a, Result<Vec<Intent>>> {
+        Box::pin(async move {
+            let lake = self.lake();
+            let mut counted = Vec::new();
+            for table in intent::tables(lake.store()).await? {
+                let Some(snapshot) = lake.load(&table, None).await? else { continue };
+                let held = lake.last_transaction(&snapshot, intent::APP).await?;
+                let listed = intent::list(lake.store(), &table).await?;
+                for number in listed.numbers.into_iter().filter(|number| *number <= held) {
+                    counted.push(intent::read(lake.store(), &table, number).await?);
+                }
             }
-        }
-        counted.sort_by_key(|intent| (intent.at, intent.number));
-        Ok(counted)
+            counted.sort_by_key(|intent| (intent.at, intent.number));
+            Ok(counted)
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::error::code;
 use freshet_core::{Error, Result};
+use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde_json::Value;
@@ -130,13 +131,19 @@ impl Lake {
     /// Makes what is seen at `path` in the lake, and beside it, outlast a power cut: a process that
     /// was killed may have named an object in a folder and not synchronised it. In a bucket,
     /// whatever is seen is durable.
-    pub async fn settle(&self, path: &Path) -> Result<()> {
-        if self.url.scheme() == "file" { store::settle(&self.store, path).await } else { Ok(()) }
+    pub fn settle<'a>(&'a self, path: &'a Path) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if self.url.scheme() == "file" {
+                store::settle(&self.store, path).await
+            } else {
+                Ok(())
+            }
+        })
     }
 
     /// As [`Lake::settle`], for the versions of a table.
-    pub async fn settle_table(&self, table: &TableName) -> Result<()> {
-        self.settle(&self.log(table).entry(0)).await
+    pub fn settle_table<'a>(&'a self, table: &'a TableName) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.settle(&self.log(table).entry(0)).await })
     }
 
     fn no_table(&self, table: &TableName) -> Error {
@@ -145,44 +152,53 @@ impl Lake {
     }
 
     /// The tables that there are, in the order of their names.
-    pub async fn tables(&self) -> Result<Vec<TableName>> {
-        let error = |error| Error::new(code::LAKE, "could not list the lake").caused_by(error);
-        let name = |folder: &Path| folder.filename().map(str::to_owned);
-        let mut tables = Vec::new();
-        let schemas = self.store.list_with_delimiter(None).await.map_err(error)?;
-        for schema in schemas.common_prefixes {
-            let Some(schema_name) = name(&schema).filter(|name| !name.starts_with('_')) else {
-                continue;
-            };
-            let folders = self.store.list_with_delimiter(Some(&schema)).await.map_err(error)?;
-            for folder in folders.common_prefixes {
-                let log = folder.clone().join("_delta_log");
-                let entries = self.store.list_with_delimiter(Some(&log)).await.map_err(error)?;
-                if let Some(name) = name(&folder).filter(|_| !entries.objects.is_empty()) {
-                    tables.push(TableName::new(schema_name.clone(), name));
+    pub fn tables<'a>(&'a self) -> BoxFuture<'a, Result<Vec<TableName>>> {
+        Box::pin(async move {
+            let error = |error| Error::new(code::LAKE, "could not list the lake").caused_by(error);
+            let name = |folder: &Path| folder.filename().map(str::to_owned);
+            let mut tables = Vec::new();
+            let schemas = self.store.list_with_delimiter(None).await.map_err(error)?;
+            for schema in schemas.common_prefixes {
+                let Some(schema_name) = name(&schema).filter(|name| !name.starts_with('_')) else {
+                    continue;
+                };
+                let folders = self.store.list_with_delimiter(Some(&schema)).await.map_err(error)?;
+                for folder in folders.common_prefixes {
+                    let log = folder.clone().join("_delta_log");
+                    let entries =
+                        self.store.list_with_delimiter(Some(&log)).await.map_err(error)?;
+                    if let Some(name) = name(&folder).filter(|_| !entries.objects.is_empty()) {
+                        tables.push(TableName::new(schema_name.clone(), name));
+                    }
                 }
             }
-        }
-        tables.sort_unstable();
-        Ok(tables)
+            tables.sort_unstable();
+            Ok(tables)
+        })
     }
 
     /// A version of a table, by default the newest; `None` where the table does not exist.
-    pub async fn load(&self, table: &TableName, as_of: Option<AsOf>) -> Result<Option<Snapshot>> {
-        let Some(state) = self.log(table).load(as_of).await? else { return Ok(None) };
-        let files = state.data_files();
-        let transactions = state.transactions.iter().map(|(app, (n, _))| (app.clone(), *n));
-        let transactions = transactions.collect();
-        let metadata = state.metadata.ok_or_else(|| self.no_table(table))?;
-        Ok(Some(Snapshot {
-            table: table.clone(),
-            version: state.version,
-            timestamp: DateTime::from_timestamp_millis(state.timestamp_ms).unwrap_or_default(),
-            schema: schema::from_json(&metadata.schema_json)?,
-            metadata: Arc::new(metadata),
-            files: Arc::new(files),
-            transactions: Arc::new(transactions),
-        }))
+    pub fn load<'a>(
+        &'a self,
+        table: &'a TableName,
+        as_of: Option<AsOf>,
+    ) -> BoxFuture<'a, Result<Option<Snapshot>>> {
+        Box::pin(async move {
+            let Some(state) = self.log(table).load(as_of).await? else { return Ok(None) };
+            let files = state.data_files();
+            let transactions = state.transactions.iter().map(|(app, (n, _))| (app.clone(), *n));
+            let transactions = transactions.collect();
+            let metadata = state.metadata.ok_or_else(|| self.no_table(table))?;
+            Ok(Some(Snapshot {
+                table: table.clone(),
+                version: state.version,
+                timestamp: DateTime::from_timestamp_millis(state.timestamp_ms).unwrap_or_default(),
+                schema: schema::from_json(&metadata.schema_json)?,
+                metadata: Arc::new(metadata),
+                files: Arc::new(files),
+                transactions: Arc::new(transactions),
+            }))
+        })
     }
 
     /// The highest number that `app` has committed to the table up to this version; 0 where none.
@@ -191,8 +207,12 @@ impl Lake {
     }
 
     /// The newest `limit` entries of a table's history, newest first.
-    pub async fn history(&self, table: &TableName, limit: usize) -> Result<Vec<HistoryEntry>> {
-        self.log(table).history(limit).await
+    pub fn history<'a>(
+        &'a self,
+        table: &'a TableName,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<HistoryEntry>>> {
+        Box::pin(async move { self.log(table).history(limit).await })
     }
 
     /// A version of a table, for queries.
@@ -217,81 +237,98 @@ impl Lake {
     }
 
     /// The table as it will be once `change` is committed: for checks.
-    pub async fn staged_snapshot(&self, change: &StagedChange) -> Result<Snapshot> {
-        let base = match change.base_version {
-            Some(version) => {
-                let base = self.load(&change.table, Some(AsOf::Version(version))).await?;
-                Some(base.ok_or_else(|| self.no_table(&change.table))?)
-            }
-            None => None,
-        };
-        let metadata = match (&change.metadata, &base) {
-            (Some(metadata), _) => Arc::new(metadata.clone()),
-            (None, Some(base)) => Arc::clone(&base.metadata),
-            (None, None) => return Err(self.no_table(&change.table)),
-        };
-        let removed: BTreeSet<_> = change.removes.iter().map(|file| file.path.as_str()).collect();
-        let kept = base.iter().flat_map(|base| base.files.iter());
-        let kept = kept.filter(|file| !removed.contains(file.path.as_str()));
-        let files: Vec<_> = kept.chain(&change.adds).cloned().collect();
-        Ok(Snapshot {
-            table: change.table.clone(),
-            version: change.base_version.map_or(0, |version| version + 1),
-            timestamp: self.options.clock.now(),
-            schema: schema::from_json(&metadata.schema_json)?,
-            metadata,
-            files: Arc::new(files),
-            transactions: base.map(|base| base.transactions).unwrap_or_default(),
+    pub fn staged_snapshot<'a>(
+        &'a self,
+        change: &'a StagedChange,
+    ) -> BoxFuture<'a, Result<Snapshot>> {
+        Box::pin(async move {
+            let base = match change.base_version {
+                Some(version) => {
+                    let base = self.load(&change.table, Some(AsOf::Version(version))).await?;
+                    Some(base.ok_or_else(|| self.no_table(&change.table))?)
+                }
+                None => None,
+            };
+            let metadata = match (&change.metadata, &base) {
+                (Some(metadata), _) => Arc::new(metadata.clone()),
+                (None, Some(base)) => Arc::clone(&base.metadata),
+                (None, None) => return Err(self.no_table(&change.table)),
+            };
+            let removed: BTreeSet<_> =
+                change.removes.iter().map(|file| file.path.as_str()).collect();
+            let kept = base.iter().flat_map(|base| base.files.iter());
+            let kept = kept.filter(|file| !removed.contains(file.path.as_str()));
+            let files: Vec<_> = kept.chain(&change.adds).cloned().collect();
+            Ok(Snapshot {
+                table: change.table.clone(),
+                version: change.base_version.map_or(0, |version| version + 1),
+                timestamp: self.options.clock.now(),
+                schema: schema::from_json(&metadata.schema_json)?,
+                metadata,
+                files: Arc::new(files),
+                transactions: base.map(|base| base.transactions).unwrap_or_default(),
+            })
         })
     }
 
     /// Writes rows to files that no reader sees yet. On an error, what was written is deleted.
-    pub async fn stage(&self, request: StageRequest, rows: NewRows) -> Result<StagedChange> {
-        stage::stage(self, request, rows).await
+    pub fn stage<'a>(
+        &'a self,
+        request: StageRequest,
+        rows: NewRows,
+    ) -> BoxFuture<'a, Result<StagedChange>> {
+        Box::pin(async move { stage::stage(self, request, rows).await })
     }
 
     /// Publishes a change. Where the table holds `transaction` or a later one already, nothing is
     /// done; where its version is not the one on which the change builds, the error has the code
     /// `LAKE_CONFLICT`. `info` is kept in the table's history.
-    pub async fn commit(
-        &self,
-        change: &StagedChange,
-        transaction: &Transaction,
-        info: &BTreeMap<String, Value>,
-    ) -> Result<Committed> {
-        self.commit_change(change, Some(transaction), info).await
+    pub fn commit<'a>(
+        &'a self,
+        change: &'a StagedChange,
+        transaction: &'a Transaction,
+        info: &'a BTreeMap<String, Value>,
+    ) -> BoxFuture<'a, Result<Committed>> {
+        Box::pin(async move { self.commit_change(change, Some(transaction), info).await })
     }
 
     /// Deletes the files of a change that will not be committed. Files that are gone are no error.
-    pub async fn discard(&self, change: &StagedChange) -> Result<()> {
-        let paths: Vec<_> = change.adds.iter().map(|file| file.path.clone()).collect();
-        maintain::delete(self, &change.table, &paths).await
+    pub fn discard<'a>(&'a self, change: &'a StagedChange) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let paths: Vec<_> = change.adds.iter().map(|file| file.path.clone()).collect();
+            maintain::delete(self, &change.table, &paths).await
+        })
     }
 
     /// Deletes a table, its log first. A table that is not there is no error.
-    pub async fn drop_table(&self, table: &TableName) -> Result<()> {
-        maintain::drop_table(self, table).await
+    pub fn drop_table<'a>(&'a self, table: &'a TableName) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { maintain::drop_table(self, table).await })
     }
 
     /// Joins small files up to the target size, within each partition. Rows keep their order.
-    pub async fn optimize(&self, table: &TableName) -> Result<OptimizeReport> {
-        maintain::optimize(self, table).await
+    pub fn optimize<'a>(&'a self, table: &'a TableName) -> BoxFuture<'a, Result<OptimizeReport>> {
+        Box::pin(async move { maintain::optimize(self, table).await })
     }
 
     /// Deletes data files that no version younger than `retention` needs and that are older than
     /// it themselves. Never those in `keep`: the paths that pending intents name.
-    pub async fn vacuum(
-        &self,
-        table: &TableName,
+    pub fn vacuum<'a>(
+        &'a self,
+        table: &'a TableName,
         retention: Duration,
-        keep: &BTreeSet<String>,
+        keep: &'a BTreeSet<String>,
         dry_run: bool,
-    ) -> Result<VacuumReport> {
-        maintain::vacuum(self, table, retention, keep, dry_run).await
+    ) -> BoxFuture<'a, Result<VacuumReport>> {
+        Box::pin(async move { maintain::vacuum(self, table, retention, keep, dry_run).await })
     }
 
     /// What differs between two versions of a table.
-    pub async fn diff_files(&self, table: &TableName, from: u64, to: u64) -> Result<FileDiff> {
-        maintain::diff_files(self, table, from, to).await
+    pub fn diff_files<'a>(
+        &'a self,
+        table: &'a TableName,
+        from: u64,
+        to: u64,
+    ) -> BoxFuture<'a, Result<FileDiff>> {
+        Box::pin(async move { maintain::diff_files(self, table, from, to).await })
     }
 }
