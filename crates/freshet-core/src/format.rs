@@ -56,7 +56,8 @@ pub trait TextFormat: Debug + Send + Sync {
     /// The columns of one file, from its head: maps its header onto the contract.
     ///
     /// Errors are of the whole file: [`crate::error::code::HEADER`] where the contract freezes,
-    /// [`crate::error::code::FILE_EMPTY`] where it holds nothing at all.
+    /// [`crate::error::code::FILE_EMPTY`] where it holds nothing at all. One that is retryable says
+    /// that the head is too short: the caller tries again with more of the file, if it can.
     fn layout(&self, head: FileHead<'_>, contract: &Arc<Contract>) -> Result<Arc<dyn TextLayout>>;
 
     /// Whether any line feed ends a record, so that chunks may be cut at any of them and decoded

@@ -1,10 +1,12 @@
 //! The engine of one project in one environment: its lake, its memory, its sources and sinks.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::prelude::SessionContext;
 use freshet_core::clock::Clock;
+use freshet_core::contract::SchemaDiff;
 use freshet_core::error::code;
 use freshet_core::registry::{ConnectorContext, SourceSpec};
 use freshet_core::sink::Sink;
@@ -18,7 +20,7 @@ use tracing::debug;
 
 use crate::lake::{Lake, LakeOptions};
 use crate::session::Sessions;
-use crate::{functions, overlay, store};
+use crate::{contracts, functions, overlay, store};
 
 /// What an engine is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub struct Engine {
     sessions: Sessions,
     /// Commits of dead letters by models that are built at once take turns.
     pub(crate) dead_letter_lock: tokio::sync::Mutex<()>,
+    /// Sources whose contracts were compared with earlier ones.
+    noted: tokio::sync::Mutex<BTreeSet<SourceId>>,
 }
 
 impl Engine {
@@ -133,6 +137,7 @@ impl Engine {
             lake,
             sessions,
             dead_letter_lock: tokio::sync::Mutex::new(()),
+            noted: tokio::sync::Mutex::default(),
         })
     }
 
@@ -209,6 +214,19 @@ impl Engine {
             .get(name)
             .and_then(|connector| connector.source(&table.options, spec, &context))
             .map_err(|error| error.at(table.location.clone()))
+    }
+
+    /// How a source's contract differs from the one that the last build of any model met; told once.
+    pub(crate) async fn contract_changes(&self, table: &SourceTable) -> Result<Option<SchemaDiff>> {
+        // Held all the time, so that of two models that start at once one tells it.
+        let mut noted = self.noted.lock().await;
+        if noted.contains(&table.id) {
+            return Ok(None);
+        }
+        let changes = contracts::note(self.lake.store(), &table.id, &table.contract).await?;
+        noted.insert(table.id.clone());
+        let file = Some(format!("contract of {}", table.id));
+        Ok((!changes.is_empty()).then_some(SchemaDiff { file, changes }))
     }
 
     /// Makes a sink that writes `table` over a named connection.

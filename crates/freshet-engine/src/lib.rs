@@ -9,6 +9,7 @@
 
 pub mod build;
 pub mod checks;
+pub mod contracts;
 pub mod dead_letters;
 pub mod deduplicate;
 pub mod engine;

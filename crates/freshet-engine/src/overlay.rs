@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use freshet_core::error::code;
 use freshet_core::source::{ContentDigest, Correction, Overlay};
 use freshet_core::{Error, Result, ResultExt, SourceId};
@@ -29,12 +30,36 @@ pub struct NewCorrection {
     pub offset: u64,
     /// The corrected record; empty drops it.
     pub bytes: Vec<u8>,
+    /// Whether a correction with the same bytes was given before and rejected, so that it is given
+    /// once more, to a contract that was mended.
+    pub again: bool,
 }
+
+/// A correction as it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// When; `None` of the first corrections that were kept, which did not say.
+    pub at: Option<DateTime<Utc>>,
+    /// The corrected record; empty where it is dropped.
+    pub bytes: Vec<u8>,
+}
+
+impl Given {
+    /// Whether it was rejected: the dead letter that holds `raw` was written at `at`.
+    pub fn is_rejected_by(&self, raw: &[u8], at: DateTime<Utc>) -> bool {
+        self.bytes == raw && self.at.is_some_and(|given| at > given)
+    }
+}
+
+/// The corrections of a source that hold, by content and offset.
+pub type AllGiven = BTreeMap<(ContentDigest, u64), Given>;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct BatchFile {
     format: u32,
     source: SourceId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<DateTime<Utc>>,
     corrections: Vec<Entry>,
 }
 
@@ -52,11 +77,34 @@ fn folder(source: &SourceId) -> Path {
 
 /// Reads all corrections of a source. Later ones replace earlier ones of the same record.
 pub async fn load(store: &Arc<dyn ObjectStore>, source: &SourceId) -> Result<Overlay> {
+    let mut overlay = Overlay::default();
+    for entry in read(store, source).await?.into_iter().flat_map(|batch| batch.corrections) {
+        let (_, corrections) =
+            overlay.contents.entry(entry.digest).or_insert((entry.size, BTreeMap::new()));
+        corrections.insert(entry.correction.offset, entry.correction);
+    }
+    Ok(overlay)
+}
+
+/// Reads when each correction of a source that holds was given.
+pub async fn given(store: &Arc<dyn ObjectStore>, source: &SourceId) -> Result<AllGiven> {
+    let mut given = AllGiven::new();
+    for batch in read(store, source).await? {
+        given.extend(batch.corrections.into_iter().map(|entry| {
+            let Correction { offset, bytes, .. } = entry.correction;
+            ((entry.digest, offset), Given { at: batch.at, bytes })
+        }));
+    }
+    Ok(given)
+}
+
+/// All batches in the order in which they were given.
+async fn read(store: &Arc<dyn ObjectStore>, source: &SourceId) -> Result<Vec<BatchFile>> {
     let what = || format!("could not read the corrections of source \"{source}\"");
     let mut files: Vec<_> =
         store.list(Some(&folder(source))).try_collect().await.or_code(code::LAKE, what)?;
     files.sort_by(|a, b| a.location.cmp(&b.location));
-    let mut overlay = Overlay::default();
+    let mut batches = Vec::with_capacity(files.len());
     for file in files {
         let bytes = store
             .get(&file.location)
@@ -75,13 +123,9 @@ pub async fn load(store: &Arc<dyn ObjectStore>, source: &SourceId) -> Result<Ove
             )
             .hint("it was written by a newer Freshet; use that version"));
         }
-        for entry in batch.corrections {
-            let (_, corrections) =
-                overlay.contents.entry(entry.digest).or_insert((entry.size, BTreeMap::new()));
-            corrections.insert(entry.correction.offset, entry.correction);
-        }
+        batches.push(batch);
     }
-    Ok(overlay)
+    Ok(batches)
 }
 
 /// Adds corrections; those that the overlay holds already, to the byte, are left out, so that
@@ -89,6 +133,7 @@ pub async fn load(store: &Arc<dyn ObjectStore>, source: &SourceId) -> Result<Ove
 pub async fn add(
     store: &Arc<dyn ObjectStore>,
     source: &SourceId,
+    at: DateTime<Utc>,
     corrections: Vec<NewCorrection>,
 ) -> Result<usize> {
     let overlay = load(store, source).await?;
@@ -99,7 +144,7 @@ pub async fn add(
                 .contents
                 .get(&new.digest)
                 .and_then(|(_, corrections)| corrections.get(&new.offset))
-                .is_none_or(|old| old.bytes != new.bytes)
+                .is_none_or(|old| old.bytes != new.bytes || new.again)
         })
         .collect();
     if fresh.is_empty() {
@@ -110,6 +155,7 @@ pub async fn add(
     let batch = BatchFile {
         format: FORMAT,
         source: source.clone(),
+        at: Some(at),
         corrections: fresh
             .into_iter()
             .map(|new| Entry {
@@ -145,6 +191,7 @@ mod tests {
             size: 100,
             offset,
             bytes: bytes.to_vec(),
+            again: false,
         }
     }
 
@@ -153,8 +200,11 @@ mod tests {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let source = SourceId::of("pos", "sales");
         let given = vec![correction(7, b"a,b"), correction(20, b"\xff,c")];
-        assert_eq!(add(&store, &source, given.clone()).await.expect("adds"), 2);
-        assert_eq!(add(&store, &source, given).await.expect("adds"), 0);
+        assert_eq!(
+            add(&store, &source, DateTime::UNIX_EPOCH, given.clone()).await.expect("adds"),
+            2
+        );
+        assert_eq!(add(&store, &source, DateTime::UNIX_EPOCH, given).await.expect("adds"), 0);
         let overlay = load(&store, &source).await.expect("loads");
         assert_eq!(overlay.last_sequence(), 1);
         let (size, corrections) = &overlay.contents[&ContentDigest("d1".into())];
@@ -166,8 +216,12 @@ mod tests {
     async fn a_later_correction_replaces_an_earlier_one() {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let source = SourceId::of("pos", "sales");
-        add(&store, &source, vec![correction(7, b"one")]).await.expect("adds");
-        add(&store, &source, vec![correction(7, b"two")]).await.expect("adds");
+        add(&store, &source, DateTime::UNIX_EPOCH, vec![correction(7, b"one")])
+            .await
+            .expect("adds");
+        add(&store, &source, DateTime::UNIX_EPOCH, vec![correction(7, b"two")])
+            .await
+            .expect("adds");
         let overlay = load(&store, &source).await.expect("loads");
         let (_, corrections) = &overlay.contents[&ContentDigest("d1".into())];
         assert_eq!(corrections[&7].bytes, b"two");

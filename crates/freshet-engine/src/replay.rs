@@ -52,7 +52,7 @@ impl Engine {
             }
             let mut outcome = Replayed::default();
             for (source, replays) in by_source {
-                let overlay = self.overlay(&source).await?;
+                let known = overlay::given(self.lake().store(), &source).await?;
                 let given = replays.len();
                 let mut corrections = Vec::with_capacity(given);
                 for Replay { letter, bytes } in replays {
@@ -68,8 +68,7 @@ impl Engine {
                         )
                         .hint("mend the file itself and run with `on_changed: reload`"));
                     };
-                    let earlier =
-                        overlay.contents.get(&digest).and_then(|(_, known)| known.get(&offset));
+                    let earlier = known.get(&(digest.clone(), offset));
                     if earlier.is_some_and(|old| old.bytes != bytes && old.bytes != letter.raw) {
                         return Err(Error::new(
                         code::DEAD_LETTER,
@@ -77,9 +76,12 @@ impl Engine {
                     )
                     .hint("its tables may hold the earlier correction; amend the row in a model instead"));
                     }
-                    corrections.push(NewCorrection { digest, size, offset, bytes });
+                    let again =
+                        earlier.is_some_and(|old| old.is_rejected_by(&letter.raw, letter.at));
+                    corrections.push(NewCorrection { digest, size, offset, bytes, again });
                 }
-                let added = overlay::add(self.lake().store(), &source, corrections).await?;
+                let at = self.clock().now();
+                let added = overlay::add(self.lake().store(), &source, at, corrections).await?;
                 outcome.added += added;
                 outcome.known += given - added;
                 if added > 0 {

@@ -47,6 +47,9 @@ pub struct ConsumedSplit {
     pub digest: Option<ContentDigest>,
     /// Highest sequence of the corrections that are in the table.
     pub corrections: u64,
+    /// Whether it held nothing, so that reading it later takes no row twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty: bool,
 }
 
 /// What became of one node: kept with the run, shown, and printed as JSON.

@@ -37,6 +37,10 @@ pub fn select(
             continue;
         };
         if before.split.version != split.version {
+            if before.empty {
+                selection.requests.push(whole);
+                continue;
+            }
             match source.on_changed {
                 OnChanged::Ignore => selection.changed.push(split),
                 OnChanged::Reload => selection.requests.push(whole),
@@ -70,14 +74,18 @@ pub fn select(
 
 /// What a table holds after a build that read `reports`.
 ///
-/// Splits that were set aside, empty or not finished are not consumed: the next run tries again.
+/// Splits that were set aside or not finished are not consumed: the next run tries again. An empty
+/// one is, so that no later run stops at it; whatever it holds one day is new.
 pub fn consume(
     before: &BTreeMap<String, ConsumedSplit>,
     reports: &[SplitReport],
     incremental: bool,
 ) -> BTreeMap<String, ConsumedSplit> {
     let mut after = if incremental { before.clone() } else { BTreeMap::new() };
-    for report in reports.iter().filter(|report| report.status == SplitStatus::Read) {
+    for report in reports {
+        if !matches!(report.status, SplitStatus::Read | SplitStatus::Empty) {
+            continue;
+        }
         let earlier = before.get(&report.split.id).filter(|_| incremental);
         let consumed = ConsumedSplit {
             split: report.split.clone(),
@@ -86,6 +94,7 @@ pub fn consume(
                 .clone()
                 .or_else(|| earlier.and_then(|consumed| consumed.digest.clone())),
             corrections: report.corrections.max(earlier.map_or(0, |consumed| consumed.corrections)),
+            empty: report.status == SplitStatus::Empty,
         };
         after.insert(report.split.id.clone(), consumed);
     }
@@ -200,7 +209,10 @@ mod tests {
 
     fn consumed(split: Split, digest: &str) -> BTreeMap<String, ConsumedSplit> {
         let digest = Some(ContentDigest(digest.into()));
-        BTreeMap::from([(split.id.clone(), ConsumedSplit { split, digest, corrections: 0 })])
+        BTreeMap::from([(
+            split.id.clone(),
+            ConsumedSplit { split, digest, corrections: 0, empty: false },
+        )])
     }
 
     #[test]
@@ -225,6 +237,40 @@ mod tests {
         assert_eq!(choose(OnChanged::Ignore).expect("ok").changed.len(), 1);
         assert_eq!(choose(OnChanged::Reload).expect("ok").requests.len(), 1);
         assert_eq!(choose(OnChanged::Fail).expect_err("fails").code(), code::FILE_CHANGED);
+    }
+
+    #[test]
+    fn empty_files_are_read_once_and_again_when_they_hold_something() {
+        let report = |status| SplitReport {
+            split: split("a", "1", None),
+            status,
+            digest: None,
+            records: 0,
+            good: 0,
+            dropped: 0,
+            discarded_values: 0,
+            rejects: Vec::new(),
+            corrections: 0,
+            error: None,
+        };
+        for (status, kept) in [
+            (SplitStatus::Empty, true),
+            (SplitStatus::Read, true),
+            (SplitStatus::SetAside, false),
+            (SplitStatus::Unfinished, false),
+        ] {
+            let after = consume(&BTreeMap::new(), &[report(status)], true);
+            assert_eq!(after.contains_key("a"), kept, "{status:?}");
+        }
+        let after = consume(&BTreeMap::new(), &[report(SplitStatus::Empty)], true);
+        let choose = |version| {
+            let splits = vec![split("a", version, None)];
+            select(&source(OnChanged::Fail), splits, &after, &Overlay::default(), true)
+                .expect("what was empty has not changed")
+                .requests
+                .len()
+        };
+        assert_eq!((choose("1"), choose("2")), (0, 1));
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub(crate) fn progress(number: u64, files: usize) -> ModelProgress {
             interval: Some(Interval { start, end: start + chrono::TimeDelta::days(1) }),
         };
         let digest = (file % 3 == 0).then(|| ContentDigest(format!("{file:032x}")));
-        (id, ConsumedSplit { split, digest, corrections: file as u64 })
+        (id, ConsumedSplit { split, digest, corrections: file as u64, empty: file == 3 })
     });
     ModelProgress {
         number,

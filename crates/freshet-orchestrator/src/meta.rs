@@ -23,7 +23,8 @@ mod stored;
 mod write;
 
 /// The scripts that bring the file from version n to n + 1; the file's `user_version` counts them.
-const MIGRATIONS: &[&str] = &[include_str!("meta/schema/0001.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("meta/schema/0001.sql"), include_str!("meta/schema/0002.sql")];
 
 /// How long a statement waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(10);

@@ -238,9 +238,11 @@ fn line(head: FileHead<'_>, start: usize) -> Option<(usize, usize)> {
     }
 }
 
+/// More of the file may mend it, where there is more.
 fn too_long(head: FileHead<'_>) -> Error {
-    header_error(format!("the header is longer than {} bytes", head.bytes.len()))
-        .hint("check the delimiter, the encoding and skip_lines")
+    let error = header_error(format!("the header is longer than {} bytes", head.bytes.len()))
+        .hint("check the delimiter, the encoding and skip_lines");
+    if head.whole { error } else { error.retryable() }
 }
 
 /// Skips the byte order mark and the lines that are to be skipped.

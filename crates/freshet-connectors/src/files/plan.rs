@@ -219,7 +219,7 @@ async fn text_layout(
         // What does not fit into the head may fit into a longer one.
         let longer = match &layout {
             Ok(layout) => layout.data_offset() > bytes.len() as u64 || !first_line,
-            Err(_) => !first_line,
+            Err(error) => !first_line || error.is_retryable(),
         };
         if head.whole || !longer || bytes.len() >= MAX_HEAD {
             return layout.map_err(|error| in_file(error, id));
@@ -231,10 +231,10 @@ async fn text_layout(
 
 /// Names the file in an error that only knows its content.
 fn in_file(error: Error, id: &str) -> Error {
-    if error.message().contains(id) {
-        return error;
-    }
-    let mut named = Error::new(error.code(), format!("file \"{id}\": {}", error.chain()));
+    let message = error.chain();
+    let message = if message.contains(id) { message } else { format!("file \"{id}\": {message}") };
+    // What another try with more of the file could have mended had all of it that it may have.
+    let mut named = Error::new(error.code(), message);
     if let Some(hint) = error.hint_text() {
         named = named.hint(hint);
     }

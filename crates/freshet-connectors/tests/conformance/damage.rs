@@ -1,6 +1,7 @@
 //! Each kind of damage × its place × the format × the compression × cuts × workers.
 
 use freshet_core::source::SplitStatus;
+use serde_json::json;
 
 use super::support::{Reading, gzip, utf16, zstd};
 
@@ -279,6 +280,29 @@ fn a_file_with_too_many_bad_records_is_set_aside_with_a_sample() {
     let error = outcome.error.expect("rows were given before the file was judged");
     assert_eq!(error.code(), freshet_core::error::code::FILE_TOO_BAD);
     assert_eq!(outcome.report.splits[0].status, SplitStatus::SetAside);
+}
+
+#[test]
+fn a_header_is_found_however_far_down_it_is() {
+    let comments = "# nobody reads this\n".repeat(9_000);
+    let wide: Vec<String> = (0..9_000).map(|i| format!("some_column_{i}")).collect();
+    let quoted = format!("\"{}\"", "a name of several\nlines ".repeat(5_000));
+    for (header, options) in [
+        (format!("{comments}id,day,amount,note"), json!({ "comment": "#" })),
+        (format!("{comments}id,day,amount,note"), json!({ "skip_lines": 9_000 })),
+        (format!("id,day,amount,note,{}", wide.join(",")), json!({})),
+        (format!("id,day,amount,note,{quoted}"), json!({ "quoted_newlines": true })),
+    ] {
+        let fields = header.rsplit_once("note").unwrap().1;
+        let more =
+            if fields.contains("some_column") { ",".repeat(wide.len()) } else { String::new() };
+        let more = if fields.contains("several") { "," } else { &more };
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.csv"), format!("{header}\n7,,,x{more}\n")).unwrap();
+        let mut reading = Reading::new(dir.path(), "a.csv").with("format_options", options.clone());
+        reading.columns = Some(vec!["id", "note"]);
+        assert_eq!(reading.run().rows, ["7|x"], "{options}");
+    }
 }
 
 #[test]

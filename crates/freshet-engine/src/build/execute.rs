@@ -20,6 +20,7 @@ use freshet_project::{IncrementalStrategy, Materialized, RenderContext};
 use futures::{StreamExt, TryStreamExt};
 
 use super::quarantine::Split;
+use super::within::Within;
 use super::{Aside, Build, Executed, shape};
 use crate::lake::{NewRows, Snapshot, StageMode, StageRequest, StagedChange};
 use crate::operators::operator_counts;
@@ -46,6 +47,8 @@ pub(super) enum Attempt {
 pub(super) struct Planned {
     pub(super) plans: Vec<Arc<dyn ExecutionPlan>>,
     pub(super) mode: StageMode,
+    /// The batches that the rows of the plans have to be in, where there are batches.
+    pub(super) within: Option<Within>,
 }
 
 impl Build<'_> {
@@ -104,6 +107,10 @@ impl Build<'_> {
         };
         let inputs = relations::register_inputs(self.engine, &context, self.node, &mode).await?;
         self.note_inputs(&inputs)?;
+        for input in &inputs.sources {
+            let table = self.engine.source_table(&input.id)?;
+            self.report.schema_diffs.extend(self.engine.contract_changes(table).await?);
+        }
         if incremental && !microbatch && self.is_nothing_new(&inputs) {
             return Ok(Attempt::Nothing);
         }
@@ -187,7 +194,7 @@ impl Build<'_> {
         let render =
             RenderContext { incremental, full_refresh: self.task.full_refresh, batch: None };
         let plan = self.plan(context, &render).await?;
-        Ok(Planned { plans: vec![plan], mode })
+        Ok(Planned { plans: vec![plan], mode, within: None })
     }
 
     /// Rows of a file that is read again can only be told from the old ones by a key.
@@ -196,7 +203,9 @@ impl Build<'_> {
             let consumed = self.task.progress.consumed.get(&input.id);
             let again = input.selection.requests.iter().find(|request| {
                 matches!(request.extent, Extent::Whole)
-                    && consumed.is_some_and(|c| c.contains_key(&request.split.id))
+                    && consumed
+                        .and_then(|consumed| consumed.get(&request.split.id))
+                        .is_some_and(|before| !before.empty)
             });
             if let Some(request) = again {
                 return Err(Error::new(
@@ -240,7 +249,8 @@ impl Build<'_> {
         base: Option<&Snapshot>,
         planned: Planned,
     ) -> Result<(StagedChange, Vec<crate::report::DeadLetter>)> {
-        let rows = new_rows(context, &planned.plans, self.engine.sessions().threads())?;
+        let threads = self.engine.sessions().threads();
+        let rows = batch_rows(context, &planned.plans, planned.within.as_ref(), threads)?;
         // What is there already is kept beside the new rows, unless all is made anew.
         let beside = base.filter(|_| planned.mode != StageMode::Overwrite);
         let (rows, quarantined, scratch) = match self.quarantine(rows, beside).await? {
@@ -272,6 +282,9 @@ impl Build<'_> {
         self.tell(inputs, &written);
         if let Some(scratch) = scratch {
             self.engine.lake().discard(&scratch).await?;
+        }
+        if let Some(within) = &planned.within {
+            self.report.edges.insert("batch".into(), within.counts());
         }
         for plan in &planned.plans {
             self.report.operators.extend(operator_counts(plan));
@@ -366,6 +379,16 @@ pub(super) fn new_rows(
     plans: &[Arc<dyn ExecutionPlan>],
     threads: usize,
 ) -> Result<NewRows> {
+    batch_rows(context, plans, None, threads)
+}
+
+/// As [`new_rows`], without rows that are not `within` the batch of their plan.
+fn batch_rows(
+    context: &SessionContext,
+    plans: &[Arc<dyn ExecutionPlan>],
+    within: Option<&Within>,
+    threads: usize,
+) -> Result<NewRows> {
     let schema = match plans.first() {
         Some(plan) => plan.schema(),
         None => Arc::new(Schema::empty()),
@@ -374,6 +397,10 @@ pub(super) fn new_rows(
     if let [plan] = plans {
         let streams = execute_stream_partitioned(Arc::clone(plan), task)
             .map_err(|error| query_error(error, || "could not start the query".to_owned()))?;
+        let streams = match within {
+            Some(within) => streams.into_iter().map(|rows| within.filter(0, rows)).collect(),
+            None => streams,
+        };
         return Ok(NewRows { schema, streams });
     }
     let width = plans
@@ -384,16 +411,22 @@ pub(super) fn new_rows(
         .min(threads.max(1));
     let streams = (0..width)
         .map(|lane| {
-            let parts: Vec<(Arc<dyn ExecutionPlan>, usize)> = plans
+            let parts: Vec<(usize, Arc<dyn ExecutionPlan>, usize)> = plans
                 .iter()
-                .flat_map(|plan| {
+                .enumerate()
+                .flat_map(|(number, plan)| {
                     let count = plan.output_partitioning().partition_count();
-                    (lane..count).step_by(width).map(|part| (Arc::clone(plan), part))
+                    (lane..count).step_by(width).map(move |part| (number, Arc::clone(plan), part))
                 })
                 .collect();
-            let task = Arc::clone(&task);
+            let (task, within) = (Arc::clone(&task), within.cloned());
             let stream = futures::stream::iter(parts)
-                .map(move |(plan, part)| plan.execute(part, Arc::clone(&task)))
+                .map(move |(number, plan, part)| {
+                    plan.execute(part, Arc::clone(&task)).map(|rows| match &within {
+                        Some(within) => within.filter(number, rows),
+                        None => rows,
+                    })
+                })
                 .try_flatten();
             Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), stream))
                 as SendableRecordBatchStream

@@ -13,6 +13,7 @@ use freshet_core::{Error, Location, Result};
 use freshet_project::{BatchSize, Node, RenderContext, SourceTable};
 
 use super::execute::Planned;
+use super::within::Within;
 use super::{Aside, Build};
 use crate::interval;
 use crate::lake::StageMode;
@@ -66,16 +67,17 @@ impl Build<'_> {
             };
             plans.push(self.plan(context, &render).await?);
         }
+        let mut nothing = None;
         if plans.is_empty() {
             // A table without rows still has columns: those of a batch before all time.
             let epoch = DateTime::UNIX_EPOCH.naive_utc();
-            let render = RenderContext {
-                incremental,
-                full_refresh: self.task.full_refresh,
-                batch: Some(Interval { start: epoch, end: epoch }),
-            };
+            nothing = Some(Interval { start: epoch, end: epoch });
+            let render =
+                RenderContext { incremental, full_refresh: self.task.full_refresh, batch: nothing };
             plans.push(self.plan(context, &render).await?);
         }
+        let spans: Vec<Interval> = batches.iter().copied().chain(nothing).collect();
+        let within = Within::new(self.node, &plans[0].schema(), &event_time, &spans)?;
         let intervals: Vec<Interval> = batches.into_iter().collect();
         self.report.batches = intervals.clone();
         let mode = if incremental {
@@ -83,7 +85,7 @@ impl Build<'_> {
         } else {
             StageMode::Overwrite
         };
-        Ok(Some(Planned { plans, mode }))
+        Ok(Some(Planned { plans, mode, within: Some(within) }))
     }
 
     /// The batches that hold rows which are new, changed or gone since the last build; all that

@@ -33,6 +33,7 @@ mod microbatch;
 mod quarantine;
 mod seed;
 mod shape;
+mod within;
 
 pub(crate) use audit::{Subject, run_checks};
 pub(crate) use shape::shape as shaped;
@@ -376,10 +377,10 @@ impl Build<'_> {
             "store".into(),
             EdgeCounts { rows_in: counts.rows_in, rows_out: counts.rows_in, dead: 0, filtered: 0 },
         );
-        if counts.rows_outside > 0 {
+        let outside = self.report.edges.get("batch").map_or(0, |edge| edge.filtered);
+        if outside > 0 {
             self.report.warnings.push(format!(
-                "{} rows lie outside of the batches that were computed: a repeated run would double them",
-                counts.rows_outside
+                "{outside} rows were left out because they lie outside of the batch whose query gave them: filter what the model reads by the batch's time, or set `event_time` on it"
             ));
         }
         self.report.schema_diffs.extend(executed.schema_diffs.iter().cloned());

@@ -28,7 +28,7 @@ impl Build<'_> {
     /// The plan that gives the seed's rows.
     pub(super) async fn plan_seed(&self, context: &SessionContext) -> Result<Planned> {
         let plan = self.physical(self.engine.seed(context, self.node).await?).await?;
-        Ok(Planned { plans: vec![plan], mode: StageMode::Overwrite })
+        Ok(Planned { plans: vec![plan], mode: StageMode::Overwrite, within: None })
     }
 }
 

@@ -40,6 +40,7 @@ mod types;
 mod writer;
 
 pub use export::export;
+pub(crate) use rewrite::micros_of;
 pub use schema::{Reconciled, reconcile};
 pub use types::*;
 

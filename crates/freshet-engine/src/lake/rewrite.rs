@@ -637,7 +637,7 @@ impl Marker for Spans {
 }
 
 /// Dates and timestamps as microseconds since 1970.
-fn micros_of(column: &ArrayRef) -> Result<Vec<Option<i64>>> {
+pub(crate) fn micros_of(column: &ArrayRef) -> Result<Vec<Option<i64>>> {
     match column.data_type() {
         DataType::Date32 => Ok(column
             .as_primitive::<Date32Type>()

@@ -30,7 +30,7 @@ impl MetaStore {
                 .map_err(&fail)?;
         let rows = sqlx::query(
             "select source, split, version, size, modified, captured, interval_start, \
-             interval_end, digest, corrections from consumed where model = ?",
+             interval_end, digest, corrections, empty from consumed where model = ?",
         )
         .bind(model.as_str())
         .fetch_all(&mut *connection)
@@ -92,6 +92,7 @@ fn read_consumed(row: &sqlx::sqlite::SqliteRow) -> Sqlx<Result<ConsumedSplit>> {
         split,
         digest: row.try_get::<Option<String>, _>(8)?.map(ContentDigest),
         corrections: unsigned(row.try_get(9)?),
+        empty: row.try_get(10)?,
     }))
 }
 
@@ -191,6 +192,7 @@ async fn save_consumed(
                 interval_end: split.interval.map(|interval| instant_text(interval.end)),
                 digest: consumed.digest.as_ref().map(|digest| digest.0.as_str()),
                 corrections: signed(consumed.corrections),
+                empty: consumed.empty,
             });
         }
     }
@@ -199,10 +201,11 @@ async fn save_consumed(
     }
     let rows = serde_json::to_string(&rows).map_err(|error| sqlx::Error::Encode(error.into()))?;
     sqlx::query(
-        "insert or replace into consumed select ?1, value->>'source', value->>'split', \
+        "insert or replace into consumed (model, source, split, version, size, modified, captured, \
+         interval_start, interval_end, digest, corrections, empty) select ?1, value->>'source', value->>'split', \
          value->>'version', value->>'size', value->>'modified', value->>'captured', \
          value->>'interval_start', value->>'interval_end', value->>'digest', \
-         value->>'corrections' from json_each(?2)",
+         value->>'corrections', value->>'empty' from json_each(?2)",
     )
     .bind(model.as_str())
     .bind(rows)

@@ -102,4 +102,5 @@ pub(super) struct ConsumedRow<'a> {
     pub interval_end: Option<String>,
     pub digest: Option<&'a str>,
     pub corrections: i64,
+    pub empty: bool,
 }

@@ -248,13 +248,38 @@ async fn a_newer_record_is_refused_and_a_damaged_one_is_named() {
     store.close().await;
     let error = MetaStore::open(dir.path()).await.expect_err("it is newer");
     assert_eq!(error.code(), code::METADATA);
-    assert!(error.message().contains("has version 99, this build knows 1"), "{error:?}");
+    assert!(error.message().contains("has version 99, this build knows 2"), "{error:?}");
 
     let dir = tempfile::tempdir().expect("a folder for the test");
     std::fs::write(dir.path().join("meta.db"), vec![b'x'; 5_000]).expect("it is written");
     let error = MetaStore::open(dir.path()).await.expect_err("it is no database");
     assert_eq!(error.code(), code::METADATA);
     assert!(error.hint_text().is_some_and(|hint| hint.contains("runs rebuild")), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_record_of_version_1_is_brought_to_this_one() {
+    let dir = tempfile::tempdir().expect("a folder for the test");
+    let old = SqlitePool::connect_with(
+        SqliteConnectOptions::new().filename(dir.path().join("meta.db")).create_if_missing(true),
+    )
+    .await
+    .expect("it opens");
+    sqlx::raw_sql(MIGRATIONS[0]).execute(&old).await.expect("it is version 1");
+    sqlx::raw_sql(
+        "pragma user_version = 1; insert into progress values ('stg', 4); \
+         insert into consumed values ('stg', 'pos.sales', 'a.csv', 'v1', 7, null, '{}', null, \
+         null, 'd', 2)",
+    )
+    .execute(&old)
+    .await
+    .expect("it is filled");
+    old.close().await;
+    let store = MetaStore::open(dir.path()).await.expect("it opens");
+    assert!(!store.is_new());
+    let progress = store.progress(&"stg".into()).await.expect("read");
+    let consumed = &progress.consumed[&freshet_core::SourceId::of("pos", "sales")]["a.csv"];
+    assert_eq!((progress.number, consumed.corrections, consumed.empty), (4, 2, false));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `freshet dlq`: the records that were not accepted, and their replay.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
 
 use arrow::array::{Array, AsArray};
@@ -8,6 +8,7 @@ use freshet_core::error::code;
 use freshet_core::{Error, Result, ResultExt};
 use freshet_engine::DeadLetter;
 use freshet_engine::dead_letters;
+use freshet_engine::overlay::{self, Given};
 use freshet_orchestrator::MetaStore;
 use futures::TryStreamExt;
 
@@ -112,20 +113,44 @@ struct Group {
     rule: String,
     run: String,
     records: u64,
-    /// Of these, records that have a correction.
+    /// Of these, records that have a correction which was not rejected in its turn.
     replayed: u64,
+}
+
+/// The ids of the records that have a correction which was not rejected.
+async fn corrected(app: &App) -> Result<HashSet<String>> {
+    let mut given: HashMap<String, Given> = HashMap::new();
+    for source in app.project.sources.keys() {
+        let all = overlay::given(app.engine.lake().store(), source).await?;
+        given.extend(
+            all.into_iter().map(|((digest, offset), given)| {
+                (dead_letters::id(Some(&digest), "", offset), given)
+            }),
+        );
+    }
+    if given.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let oldest = given.values().filter_map(|given| given.at).min().unwrap_or_default();
+    // Only letters that are newer than a correction can be about it.
+    let sql = format!(
+        "select * from freshet.dead_letters where at > to_timestamp_micros({})",
+        oldest.timestamp_micros()
+    );
+    let mut rows = query(app, &sql, None).await?.batches;
+    while let Some(batch) = rows.try_next().await? {
+        for letter in dead_letters::from_batch(&batch)? {
+            if given.get(&letter.id).is_some_and(|g| g.is_rejected_by(&letter.raw, letter.at)) {
+                given.remove(&letter.id);
+            }
+        }
+    }
+    Ok(given.into_keys().collect())
 }
 
 /// Counts, newest run first. A record that several builds of a run found counts once.
 async fn groups(app: &App, filter: &Filter) -> Result<Vec<Group>> {
-    let mut corrected = HashSet::new();
-    for source in app.project.sources.keys() {
-        for (digest, (_, corrections)) in app.engine.overlay(source).await?.contents {
-            corrected.extend(
-                corrections.keys().map(|offset| dead_letters::id(Some(&digest), "", *offset)),
-            );
-        }
-    }
+    let corrected = corrected(app).await?;
     let sql = format!(
         "select distinct run, source, rule, id from freshet.dead_letters where {}",
         filter.condition()
