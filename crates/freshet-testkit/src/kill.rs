@@ -39,7 +39,7 @@ pub struct Ended {
 }
 
 /// Longer than any process of a test; one that takes longer is killed, and the test fails.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// How often a process is asked whether it has ended.
 const POLL: Duration = Duration::from_millis(2);
@@ -47,7 +47,7 @@ const POLL: Duration = Duration::from_millis(2);
 /// Runs `command` and kills it when `when` says so.
 ///
 /// # Panics
-/// Where the process does not end within two minutes.
+/// Where the process does not end within five minutes.
 pub fn run_and_kill(mut command: Command, when: &When) -> io::Result<Ended> {
     let dir = tempfile::tempdir()?;
     // Files, not pipes: a full pipe would stop the process.

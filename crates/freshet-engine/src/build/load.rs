@@ -11,14 +11,17 @@ use datafusion::prelude::{Expr, ident, lit};
 use freshet_core::error::code;
 use freshet_core::sink::{CommitId, LoadMode, LoadRequest};
 use freshet_core::source::Interval;
-use freshet_core::{EdgeCounts, Error, Location, Result, crash};
-use freshet_project::{IncrementalStrategy, LoadConfig, Materialized};
+use freshet_core::{EdgeCounts, Error, Location, Result, ResultExt, crash};
+use freshet_project::{ExportConfig, IncrementalStrategy, LoadConfig, Materialized};
 use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
 
 use super::Build;
 use super::execute::new_rows;
 use crate::intent::{self, APP, Intent};
-use crate::lake::{DataFile, ExportFormat, ExportTarget, Snapshot, export};
+use crate::lake::{DataFile, ExportFormat, ExportTarget, Snapshot, TableName, export};
 use crate::session::query_error;
 use crate::store;
 
@@ -170,7 +173,7 @@ impl Build<'_> {
         Ok(Pending { mode, files, intervals: Vec::new() })
     }
 
-    /// Writes the model's rows to files, where it is declared.
+    /// Writes the model's rows to files, where it is declared and the files are not of this version.
     pub(super) async fn export(&mut self) -> Result<()> {
         let Some(config) = self.node.config.export.clone() else { return Ok(()) };
         let here = || Location::file(self.node.path.display().to_string());
@@ -190,13 +193,21 @@ impl Build<'_> {
         } else {
             options.project_dir.join(&config.path).display().to_string()
         };
-        let (object_store, _) = store::open(&place, &options.connection)?;
-        let Some(snapshot) = self.engine.lake().load(&self.table, None).await? else {
+        let lake = self.engine.lake();
+        let Some(snapshot) = lake.load(&self.table, None).await? else {
             return Ok(());
         };
+        let written = Exported {
+            number: lake.last_transaction(&snapshot, APP).await?,
+            config: config.clone(),
+        };
+        if Exported::read(lake.store(), &self.table).await?.as_ref() == Some(&written) {
+            return Ok(());
+        }
+        let (object_store, _) = store::open(&place, &options.connection)?;
         let context = self.engine.query_context()?;
         let frame = context
-            .read_table(self.engine.lake().provider(&snapshot))
+            .read_table(lake.provider(&snapshot))
             .map_err(|e| query_error(e, || "could not read rows to export".to_owned()))?;
         let plan = self.physical(frame).await?;
         let rows = new_rows(&context, &[plan], self.engine.sessions().threads())?;
@@ -208,11 +219,48 @@ impl Build<'_> {
             name: self.table.name.clone(),
         };
         let files = export(rows, &target).await.map_err(|error| error.at(here()))?;
-        let written: u64 = files.iter().filter_map(|file| file.rows).sum();
-        let rows_in = snapshot.rows().unwrap_or(written);
         crash::point("publish.exported");
-        let edge = EdgeCounts { rows_in, rows_out: written, dead: 0, filtered: 0 };
+        written.write(lake.store(), &self.table).await?;
+        let rows: u64 = files.iter().filter_map(|file| file.rows).sum();
+        let rows_in = snapshot.rows().unwrap_or(rows);
+        let edge = EdgeCounts { rows_in, rows_out: rows, dead: 0, filtered: 0 };
         self.report.edges.insert("export".into(), edge);
+        Ok(())
+    }
+}
+
+/// What the files of an export hold. It is kept in the lake, so that an export which a crash
+/// prevented is made up for, and one whose files are right is not made again.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Exported {
+    /// The intent of the table's version.
+    number: u64,
+    /// Where they are and how they are written.
+    config: ExportConfig,
+}
+
+impl Exported {
+    fn path(table: &TableName) -> Path {
+        Path::from_iter(["_freshet".to_owned(), "exports".to_owned(), format!("{table}.json")])
+    }
+
+    /// `None` where nothing was exported, or by a version of Freshet that wrote it differently.
+    async fn read(store: &Arc<dyn ObjectStore>, table: &TableName) -> Result<Option<Self>> {
+        let what = || format!("could not read what is exported of table \"{table}\"");
+        let bytes = match store.get(&Self::path(table)).await {
+            Ok(found) => found.bytes().await.or_code(code::LAKE, what)?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error).or_code(code::LAKE, what),
+        };
+        Ok(serde_json::from_slice(&bytes).ok())
+    }
+
+    async fn write(&self, store: &Arc<dyn ObjectStore>, table: &TableName) -> Result<()> {
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| Error::internal("could not write down an export").caused_by(error))?;
+        store.put(&Self::path(table), bytes.into()).await.or_code(code::LAKE, || {
+            format!("could not write down what is exported of table \"{table}\"")
+        })?;
         Ok(())
     }
 }

@@ -246,6 +246,8 @@ impl Build<'_> {
             self.report.rows_total = base.as_ref().and_then(Snapshot::rows);
             self.report.version = None;
             self.enter("load");
+            // A process may have been killed right after its commit.
+            self.export().await?;
             return self.load_pending().await;
         };
         crash::point("publish.executed");

@@ -3,3 +3,4 @@
 mod kills;
 mod mutants;
 mod power;
+mod shop;
