@@ -3,6 +3,7 @@
 //! It is an index. What counts is in the lake: [`MetaStore::rebuild`] makes the ledger and the
 //! published builds again from its intents.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeZone, Utc};
 use freshet_core::error::code;
-use freshet_core::{Error, Result};
+use freshet_core::{Error, ModelId, Result};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{
@@ -35,6 +37,7 @@ pub struct MetaStore {
     pool: SqlitePool,
     path: PathBuf,
     is_new: Arc<AtomicBool>,
+    known: Arc<Mutex<HashMap<ModelId, Arc<ledger::Known>>>>,
 }
 
 impl MetaStore {
@@ -63,7 +66,7 @@ impl MetaStore {
             .connect_with(options)
             .await
             .map_err(|error| failed("could not open the record of runs", &path, error))?;
-        let store = Self { pool, path, is_new: Arc::default() };
+        let store = Self { pool, path, is_new: Arc::default(), known: Arc::default() };
         store.is_new.store(store.migrate().await?, Ordering::SeqCst);
         Ok(store)
     }

@@ -270,6 +270,15 @@ pub enum RunsCommand {
         #[arg(value_name = "ID", default_value = "latest")]
         id: String,
     },
+    /// Forgets old runs; the newest build of each model is kept, and the tables are not touched
+    Prune {
+        /// Age from which on runs go
+        #[arg(long, value_name = "DURATION", default_value = "90d")]
+        older_than: freshet_core::config::HumanDuration,
+        /// Only say how many would go
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Makes the record of runs again from the lake
     Rebuild,
 }

@@ -1,12 +1,14 @@
 //! The ledger: how far each model has consumed its inputs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use chrono::NaiveDateTime;
 use freshet_core::source::{ContentDigest, Interval, Split};
 use freshet_core::{ModelId, Result, SourceId};
 use freshet_engine::{ConsumedSplit, ModelProgress};
-use sqlx::{Row, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use super::stored::ConsumedRow;
 use super::{MetaStore, from_json, micros, signed, time, unsigned};
@@ -28,31 +30,53 @@ impl MetaStore {
                 .fetch_all(&mut *connection)
                 .await
                 .map_err(&fail)?;
-        let rows = sqlx::query(
-            "select source, split, version, size, modified, captured, interval_start, \
-             interval_end, digest, corrections, empty from consumed where model = ?",
-        )
-        .bind(model.as_str())
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(&fail)?;
         let mut consumed: BTreeMap<SourceId, BTreeMap<String, ConsumedSplit>> = BTreeMap::new();
-        for row in &rows {
-            let source: &str = row.try_get(0).map_err(&fail)?;
-            let split = read_consumed(row).map_err(&fail)??;
-            consumed
-                .entry(SourceId::new(source))
-                .or_default()
-                .insert(split.split.id.clone(), split);
+        let mut last = (String::new(), String::new());
+        loop {
+            // One text for a page of rows: asked for row by row, a hundred thousand files take
+            // longer than all else that a run plans.
+            let page: String = sqlx::query_scalar(READ_PAGE)
+                .bind(model.as_str())
+                .bind(&last.0)
+                .bind(&last.1)
+                .bind(PAGE)
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(&fail)?;
+            let rows: Vec<Row> = from_json(&page)?;
+            let is_last = rows.len() < PAGE as usize;
+            if let Some(row) = rows.last() {
+                last = (row.0.clone(), row.1.clone());
+            }
+            for row in rows {
+                let (source, split) = read_consumed(row);
+                let splits = consumed.entry(SourceId::new(source)).or_default();
+                splits.insert(split.split.id.clone(), split);
+            }
+            if is_last {
+                break;
+            }
         }
-        Ok(ModelProgress {
+        let progress = ModelProgress {
             number: unsigned(number),
             consumed,
             inputs: inputs
                 .into_iter()
                 .map(|(input, version)| (ModelId::new(input), unsigned(version)))
                 .collect(),
-        })
+        };
+        self.know(model, &progress);
+        Ok(progress)
+    }
+
+    /// Remembers what the ledger of a model says.
+    pub(super) fn know(&self, model: &ModelId, progress: &ModelProgress) {
+        self.known.lock().insert(model.clone(), Arc::new(Known::of(progress)));
+    }
+
+    /// What the ledger of a model said when it was last read or written here.
+    pub(super) fn known(&self, model: &ModelId) -> Option<Arc<Known>> {
+        self.known.lock().get(model).cloned()
     }
 
     /// Rows that earlier builds of a model published, newest first.
@@ -70,30 +94,81 @@ impl MetaStore {
     }
 }
 
+/// What this process knows of a model's ledger, as hashes: enough to tell what a build changed in it
+/// without reading it again, which for hundreds of thousands of files takes longer than the build.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    number: u64,
+    /// By the hash of source and split, the hash of what is kept of it.
+    splits: HashMap<u64, u64>,
+}
+
+impl Known {
+    fn of(progress: &ModelProgress) -> Self {
+        let splits = progress
+            .consumed
+            .iter()
+            .flat_map(|(source, splits)| splits.iter().map(move |(id, kept)| (source, id, kept)))
+            .map(|(source, id, consumed)| (key(source, id), fingerprint(consumed)))
+            .collect();
+        Self { number: progress.number, splits }
+    }
+}
+
+fn key(source: &SourceId, split: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (source.as_str(), split).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn fingerprint(consumed: &ConsumedSplit) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let digest = consumed.digest.as_ref().map(|digest| &digest.0);
+    (&consumed.split.version, consumed.corrections, digest, consumed.empty).hash(&mut hasher);
+    hasher.finish()
+}
+
 type Sqlx<T> = std::result::Result<T, sqlx::Error>;
 
-fn read_consumed(row: &sqlx::sqlite::SqliteRow) -> Sqlx<Result<ConsumedSplit>> {
-    let instant = |text: Option<&str>| -> Option<NaiveDateTime> { text?.parse().ok() };
-    let start = instant(row.try_get(6)?);
-    let end = instant(row.try_get(7)?);
-    let captured: &str = row.try_get(5)?;
+/// Rows of the ledger that are read at once.
+const PAGE: u32 = 10_000;
+
+/// A page of the ledger as one JSON text, behind a source and split.
+const READ_PAGE: &str = "select json_group_array(json_array(source, split, version, size, modified, \
+    json(captured), interval_start, interval_end, digest, corrections, empty)) \
+    from (select * from consumed where model = ?1 and (source, split) > (?2, ?3) \
+    order by source, split limit ?4)";
+
+/// A row of the ledger: source, split, version, size, modified, captured, start and end of the
+/// interval, digest, corrections, empty.
+type Row = (
+    String,
+    String,
+    String,
+    Option<i64>,
+    Option<i64>,
+    BTreeMap<String, String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    i64,
+    i64,
+);
+
+fn read_consumed(row: Row) -> (String, ConsumedSplit) {
+    let (source, id, version, size, modified, captured, start, end, digest, corrections, empty) =
+        row;
+    let instant = |text: Option<String>| -> Option<NaiveDateTime> { text?.parse().ok() };
     let split = Split {
-        id: row.try_get(1)?,
-        version: row.try_get(2)?,
-        size: row.try_get::<Option<i64>, _>(3)?.map(unsigned),
-        modified: row.try_get::<Option<i64>, _>(4)?.map(time),
-        captured: match from_json(captured) {
-            Ok(captured) => captured,
-            Err(error) => return Ok(Err(error)),
-        },
-        interval: start.zip(end).map(|(start, end)| Interval { start, end }),
+        id,
+        version,
+        size: size.map(unsigned),
+        modified: modified.map(time),
+        captured,
+        interval: instant(start).zip(instant(end)).map(|(start, end)| Interval { start, end }),
     };
-    Ok(Ok(ConsumedSplit {
-        split,
-        digest: row.try_get::<Option<String>, _>(8)?.map(ContentDigest),
-        corrections: unsigned(row.try_get(9)?),
-        empty: row.try_get(10)?,
-    }))
+    let digest = digest.map(ContentDigest);
+    (source, ConsumedSplit { split, digest, corrections: unsigned(corrections), empty: empty != 0 })
 }
 
 /// Makes the ledger of `model` what `progress` says. Only what changed is written: a table of
@@ -102,6 +177,7 @@ pub(super) async fn save(
     connection: &mut SqliteConnection,
     model: &ModelId,
     progress: &ModelProgress,
+    known: Option<&Known>,
 ) -> Sqlx<()> {
     let held: Option<i64> = sqlx::query_scalar("select number from progress where model = ?")
         .bind(model.as_str())
@@ -131,23 +207,54 @@ pub(super) async fn save(
             .execute(&mut *connection)
             .await?;
     }
-    save_consumed(connection, model, progress).await
+    // What is known counts only where nobody wrote meanwhile.
+    let known = known.filter(|known| held == Some(signed(known.number)));
+    let changed = match known.and_then(|known| changed_since(known, progress)) {
+        Some(changed) => changed,
+        None => changed_in_file(connection, model, progress).await?,
+    };
+    save_consumed(connection, model, changed).await
 }
 
-async fn save_consumed(
+/// Splits to be written.
+type Changed<'a> = Vec<(&'a SourceId, &'a String, &'a ConsumedSplit)>;
+
+fn all(progress: &ModelProgress) -> impl Iterator<Item = (&SourceId, &String, &ConsumedSplit)> {
+    progress
+        .consumed
+        .iter()
+        .flat_map(|(source, splits)| splits.iter().map(move |(id, kept)| (source, id, kept)))
+}
+
+/// What changed since the ledger was known; `None` where splits went, which only the file can name.
+fn changed_since<'a>(known: &Known, progress: &'a ModelProgress) -> Option<Changed<'a>> {
+    let mut still_there = 0;
+    let mut changed = Vec::new();
+    for (source, id, consumed) in all(progress) {
+        let before = known.splits.get(&key(source, id));
+        still_there += usize::from(before.is_some());
+        if before != Some(&fingerprint(consumed)) {
+            changed.push((source, id, consumed));
+        }
+    }
+    (still_there == known.splits.len()).then_some(changed)
+}
+
+/// What the file has otherwise; splits that went are deleted.
+async fn changed_in_file<'a>(
     connection: &mut SqliteConnection,
     model: &ModelId,
-    progress: &ModelProgress,
-) -> Sqlx<()> {
-    let held: Vec<(String, String, String, i64, Option<String>)> = sqlx::query_as(
-        "select source, split, version, corrections, digest from consumed where model = ?",
+    progress: &'a ModelProgress,
+) -> Sqlx<Changed<'a>> {
+    let held: Vec<(String, String, String, i64, Option<String>, bool)> = sqlx::query_as(
+        "select source, split, version, corrections, digest, empty from consumed where model = ?",
     )
     .bind(model.as_str())
     .fetch_all(&mut *connection)
     .await?;
     let mut gone = Vec::new();
     let mut same: BTreeSet<(&str, &str)> = BTreeSet::new();
-    for (source, split, version, corrections, digest) in &held {
+    for (source, split, version, corrections, digest, empty) in &held {
         let now = progress
             .consumed
             .get(&SourceId::new(source.as_str()))
@@ -157,6 +264,7 @@ async fn save_consumed(
             Some(now)
                 if now.split.version == *version
                     && signed(now.corrections) == *corrections
+                    && now.empty == *empty
                     && now.digest.as_ref().map(|digest| &digest.0) == digest.as_ref() =>
             {
                 same.insert((source, split));
@@ -172,29 +280,34 @@ async fn save_consumed(
             .execute(&mut *connection)
             .await?;
     }
+    Ok(all(progress)
+        .filter(|(source, id, _)| !same.contains(&(source.as_str(), id.as_str())))
+        .collect())
+}
+
+async fn save_consumed(
+    connection: &mut SqliteConnection,
+    model: &ModelId,
+    changed: Changed<'_>,
+) -> Sqlx<()> {
     let mut rows = Vec::new();
-    for (source, splits) in &progress.consumed {
-        for (id, consumed) in splits {
-            if same.contains(&(source.as_str(), id.as_str())) {
-                continue;
-            }
-            let split = &consumed.split;
-            let captured = serde_json::to_string(&split.captured)
-                .map_err(|error| sqlx::Error::Encode(error.into()))?;
-            rows.push(ConsumedRow {
-                source: source.as_str(),
-                split: id,
-                version: &split.version,
-                size: split.size.map(signed),
-                modified: split.modified.map(micros),
-                captured,
-                interval_start: split.interval.map(|interval| instant_text(interval.start)),
-                interval_end: split.interval.map(|interval| instant_text(interval.end)),
-                digest: consumed.digest.as_ref().map(|digest| digest.0.as_str()),
-                corrections: signed(consumed.corrections),
-                empty: consumed.empty,
-            });
-        }
+    for (source, id, consumed) in changed {
+        let split = &consumed.split;
+        let captured = serde_json::to_string(&split.captured)
+            .map_err(|error| sqlx::Error::Encode(error.into()))?;
+        rows.push(ConsumedRow {
+            source: source.as_str(),
+            split: id,
+            version: &split.version,
+            size: split.size.map(signed),
+            modified: split.modified.map(micros),
+            captured,
+            interval_start: split.interval.map(|interval| instant_text(interval.start)),
+            interval_end: split.interval.map(|interval| instant_text(interval.end)),
+            digest: consumed.digest.as_ref().map(|digest| digest.0.as_str()),
+            corrections: signed(consumed.corrections),
+            empty: consumed.empty,
+        });
     }
     if rows.is_empty() {
         return Ok(());

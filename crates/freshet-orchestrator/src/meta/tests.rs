@@ -258,6 +258,69 @@ async fn a_newer_record_is_refused_and_a_damaged_one_is_named() {
 }
 
 #[tokio::test]
+async fn runs_that_are_old_are_forgotten_but_the_newest_build_of_each_model() {
+    let (_dir, store) = store().await;
+    for (number, models) in [(1u32, vec!["a", "b"]), (2, vec!["a"]), (3, vec!["a"])] {
+        let id = format!("r{number}");
+        let tasks = models.iter().map(|model| task(model, Status::Pending)).collect();
+        let began = RunReport { started: at(number), ..run(&id, number, tasks) };
+        store.begin_run(&began).await.expect("begun");
+        for model in models {
+            let build = fixture::published(model, u64::from(number), 10);
+            let task = TaskReport {
+                build: Some(build),
+                finished: Some(at(number)),
+                ..task(model, Status::Success)
+            };
+            store.record_task(&began.id, &task).await.expect("recorded");
+        }
+        store.finish_run(&began.id, Status::Success, at(number)).await.expect("finished");
+    }
+    let left = async || {
+        let runs = store.runs(9).await.expect("listed");
+        runs.iter().map(|run| run.id.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(store.prune(at(50), true).await.expect("counted"), 1);
+    assert_eq!(left().await, ["r3", "r2", "r1"]);
+    assert_eq!(store.prune(at(2), false).await.expect("pruned"), 0, "r1 has the newest b");
+    assert_eq!(store.prune(at(50), false).await.expect("pruned"), 1);
+    assert_eq!(left().await, ["r3", "r1"]);
+    assert_eq!(store.progress(&"a".into()).await.expect("read").number, 3, "the ledger stays");
+}
+
+#[tokio::test]
+async fn the_ledger_of_many_files_is_written_by_its_changes() {
+    let (dir, store) = store().await;
+    let model = ModelId::from("stg");
+    let save = async |store: &MetaStore, number: u64, files: usize| {
+        let mut connection = store.pool.acquire().await.expect("a connection");
+        let progress = fixture_progress(number, files);
+        let known = store.known(&model);
+        ledger::save(&mut connection, &model, &progress, known.as_deref()).await.expect("saved");
+        store.know(&model, &progress);
+        progress
+    };
+    save(&store, 1, 100).await;
+    // Somebody else moves on; what this process knows is old then.
+    let other = MetaStore::open(dir.path()).await.expect("it opens");
+    store.progress(&model).await.expect("read");
+    for (who, number, files) in
+        [(&store, 2, 101), (&other, 3, 103), (&store, 4, 90), (&store, 5, 95), (&other, 6, 94)]
+    {
+        let expected = save(who, number, files).await;
+        for store in [&store, &other] {
+            let known = store.known(&model);
+            assert_eq!(store.progress(&model).await.expect("read"), expected, "{number}");
+            // Reading must not help the next write.
+            match known {
+                Some(known) => drop(store.known.lock().insert(model.clone(), known)),
+                None => drop(store.known.lock().remove(&model)),
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_record_of_version_1_is_brought_to_this_one() {
     let dir = tempfile::tempdir().expect("a folder for the test");
     let old = SqlitePool::connect_with(

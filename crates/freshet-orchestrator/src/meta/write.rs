@@ -43,12 +43,18 @@ impl MetaStore {
             let ended_well = matches!(task.status, Status::Success | Status::Partial);
             build.progress.number > 0 && (ended_well || was_published(build))
         };
-        if let Some(build) = task.build.as_ref().filter(counts) {
-            ledger::save(&mut transaction, &task.model, &build.progress)
+        let build = task.build.as_ref().filter(counts);
+        if let Some(build) = build {
+            let known = self.known(&task.model);
+            ledger::save(&mut transaction, &task.model, &build.progress, known.as_deref())
                 .await
                 .map_err(self.failed("could not record progress in"))?;
         }
-        self.commit(transaction).await
+        self.commit(transaction).await?;
+        if let Some(build) = build {
+            self.know(&task.model, &build.progress);
+        }
+        Ok(())
     }
 
     /// Records an attempt that failed.
@@ -155,7 +161,7 @@ impl MetaStore {
         }
         let fail = self.failed("could not record a finished intent in");
         let mut transaction = self.begin().await?;
-        ledger::save(&mut transaction, &recovered.model, &recovered.progress)
+        ledger::save(&mut transaction, &recovered.model, &recovered.progress, None)
             .await
             .map_err(&fail)?;
         let task: Option<(i64, i64, Option<i64>)> = sqlx::query_as(
@@ -183,6 +189,35 @@ impl MetaStore {
         self.commit(transaction).await
     }
 
+    /// Forgets the runs that began before `before` and have ended, but for those that hold the newest
+    /// published build of a model. Returns how many; with `dry_run` how many it would be. Runs that
+    /// published something come back when the record is made again from the lake.
+    pub async fn prune(&self, before: DateTime<Utc>, dry_run: bool) -> Result<u64> {
+        let fail = self.failed("could not forget runs in");
+        let mut transaction = self.begin().await?;
+        let chosen = "from runs where started < ?1 and status <> ?2 and id not in \
+             (select run from (select run, max(finished) from tasks where number is not null \
+             and finished is not null group by model))";
+        let running = name_of(&Status::Running)?;
+        let count: i64 =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select count(*) {chosen}")))
+                .bind(micros(before))
+                .bind(&running)
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(&fail)?;
+        if !dry_run && count > 0 {
+            sqlx::query(sqlx::AssertSqlSafe(format!("delete {chosen}")))
+                .bind(micros(before))
+                .bind(&running)
+                .execute(&mut *transaction)
+                .await
+                .map_err(&fail)?;
+        }
+        self.commit(transaction).await?;
+        Ok(super::unsigned(count))
+    }
+
     /// Makes the ledger again from the lake's intents, and the runs that are not in the record.
     /// `project` and `environment` name what those runs belong to.
     pub async fn rebuild(
@@ -202,7 +237,9 @@ impl MetaStore {
             }
         }
         for (model, intent) in newest {
-            ledger::save(&mut transaction, model, &intent.report.progress).await.map_err(&fail)?;
+            ledger::save(&mut transaction, model, &intent.report.progress, None)
+                .await
+                .map_err(&fail)?;
         }
         for intent in intents {
             self.rebuild_task(&mut transaction, intent, project, environment).await?;

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use freshet_core::Error;
+use freshet_core::clock::{Clock, SystemClock};
 use freshet_orchestrator::{Builder, RunSummary};
 
 use crate::app::{self, Place};
@@ -35,6 +36,21 @@ pub fn run(args: &RunsArgs, place: &Place, ui: &Ui) -> CommandResult {
                 writeln!(out, "{}", to_json(&report)?)?;
             } else {
                 write_full(out, &report, ui)?;
+            }
+        }
+        RunsCommand::Prune { older_than, dry_run } => {
+            let age = chrono::Duration::from_std(older_than.0).unwrap_or(chrono::Duration::MAX);
+            // Nothing is older than time itself.
+            let before = SystemClock.now().checked_sub_signed(age);
+            let runs = match before {
+                Some(before) => runtime.block_on(store.prune(before, dry_run))?,
+                None => 0,
+            };
+            if ui.json {
+                writeln!(out, "{}", serde_json::json!({ "runs": runs, "dry_run": dry_run }))?;
+            } else if !ui.quiet {
+                let verb = if dry_run { "would be forgotten" } else { "forgotten" };
+                writeln!(out, "{} {verb}", counted(runs, "run"))?;
             }
         }
         RunsCommand::Rebuild => {}

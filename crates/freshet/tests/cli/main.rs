@@ -112,6 +112,21 @@ fn programs_get_events_with_the_report_last() {
 }
 
 #[test]
+fn old_runs_are_forgotten_and_tables_are_not() {
+    let project = Project::init();
+    project.run(&["run"]).exits(0);
+    project.run(&["run", "--full-refresh"]).exits(0);
+    let prune = ["runs", "prune", "--older-than", "0s"];
+    project.run(&["runs", "prune"]).exits(0).says(&["0 runs forgotten"]);
+    project.run(&[&prune[..], &["--dry-run"]].concat()).exits(0).says(&["1 run would be"]);
+    project.run(&prune).exits(0).says(&["1 run forgotten"]);
+    let runs = project.run(&["runs", "--json"]).exits(0).json();
+    assert_eq!(runs.as_array().map(Vec::len), Some(1), "{runs}");
+    project.run(&["run"]).exits(0);
+    assert_eq!(project.cell("select count(*) from stg_orders"), "11");
+}
+
+#[test]
 fn wrong_arguments_exit_with_2_and_help_with_0() {
     let project = Project::empty();
     std::fs::create_dir(&project.dir).expect("folder is made");
