@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::error::code;
-use freshet_core::{ModelId, Registry, Result, ResultExt};
+use freshet_core::{Location, ModelId, Registry, Result, ResultExt};
 use freshet_engine::Engine;
 use freshet_orchestrator::MetaStore;
 use freshet_project::{LoadOptions, Project, ProjectState, Selection};
@@ -58,6 +58,14 @@ impl Place {
                 invocation_id: None,
             },
         )?;
+        for connection in project.environment.connections.values() {
+            if connection.connector == "s3" {
+                freshet_connectors::files::s3::validate(&connection.options).map_err(|error| {
+                    let place = format!("freshet.yml, connection \"{}\"", connection.name);
+                    error.at(Location::file(place))
+                })?;
+            }
+        }
         if let Some(threads) = self.threads {
             project.environment.threads = Some(threads);
         }

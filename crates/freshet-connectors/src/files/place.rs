@@ -12,7 +12,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use freshet_core::error::{Error, Result, code};
 use futures::TryStreamExt;
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use super::pattern::PathPattern;
 
@@ -227,6 +227,17 @@ impl ObjectPlace {
         Self { store, root }
     }
 
+    fn listed(&self, object: ObjectMeta) -> Listed {
+        Listed {
+            id: format!("{}{}", self.root, object.location),
+            size: object.size,
+            version: object.e_tag.unwrap_or_else(|| {
+                format!("{}-{}", object.last_modified.timestamp_micros(), object.size)
+            }),
+            modified: object.last_modified,
+        }
+    }
+
     fn key(&self, id: &str) -> Result<object_store::path::Path> {
         let key = id.strip_prefix(&self.root).unwrap_or(id);
         object_store::path::Path::parse(key).map_err(|error| {
@@ -254,11 +265,20 @@ fn request_error(message: String, error: object_store::Error) -> Error {
 #[async_trait]
 impl Place for ObjectPlace {
     async fn list(&self, pattern: &PathPattern) -> Result<Vec<Listed>> {
+        if !pattern.is_wild() {
+            // One object: whoever may read it need not be allowed to list the bucket.
+            let key = self.key(pattern.as_str())?;
+            let object = self.store.head(&key).await.map_err(|error| {
+                let message = format!("could not find object \"{}\"", pattern.as_str());
+                request_error(message, error).hint("a `*` in its name lists what is there")
+            })?;
+            return Ok(vec![self.listed(object)]);
+        }
         let below = pattern.base().strip_prefix(&self.root).unwrap_or_default();
         let prefix = self.key(below.trim_end_matches('/'))?;
         let prefix = (!prefix.as_ref().is_empty()).then_some(prefix);
         let listing = async {
-            if pattern.is_deep() || !pattern.is_wild() {
+            if pattern.is_deep() {
                 self.store.list(prefix.as_ref()).try_collect::<Vec<_>>().await
             } else {
                 Ok(self.store.list_with_delimiter(prefix.as_ref()).await?.objects)
@@ -267,17 +287,7 @@ impl Place for ObjectPlace {
         let objects = listing.await.map_err(|error| {
             request_error(format!("could not list \"{}\"", pattern.base()), error)
         })?;
-        Ok(objects
-            .into_iter()
-            .map(|object| Listed {
-                id: format!("{}{}", self.root, object.location),
-                size: object.size,
-                version: object.e_tag.unwrap_or_else(|| {
-                    format!("{}-{}", object.last_modified.timestamp_micros(), object.size)
-                }),
-                modified: object.last_modified,
-            })
-            .collect())
+        Ok(objects.into_iter().map(|object| self.listed(object)).collect())
     }
 
     async fn open(&self, id: &str, size: u64, version: &str) -> Result<Arc<dyn Blob>> {

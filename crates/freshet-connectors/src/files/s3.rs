@@ -36,6 +36,11 @@ pub struct S3Options {
     pub anonymous: bool,
 }
 
+/// Checks the options of a connection without touching anything outside.
+pub fn validate(connection: &Map<String, Value>) -> Result<()> {
+    options::parse::<S3Options>(&Value::Object(connection.clone()), "").map(|_| ())
+}
+
 /// The bucket of `s3://bucket/key`.
 pub fn bucket(url: &str) -> Result<&str> {
     let name = url.strip_prefix("s3://").and_then(|rest| rest.split('/').next()).unwrap_or("");

@@ -127,6 +127,25 @@ fn an_object_that_changed_after_it_was_listed_is_not_read() {
 }
 
 #[test]
+fn a_single_object_is_found_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = bucket("freshet-single");
+    for name in ["in/a.csv", "in/a.csv.old", "in/a.csv/b.csv"] {
+        let payload = PutPayload::from_static(b"id,day,amount,note\n1,,,\n");
+        runtime().block_on(store.put(&Path::from(name), payload)).unwrap();
+    }
+    let splits = |name: &str| {
+        let mut reading = Reading::new(dir.path(), &format!("s3://freshet-single/in/{name}"));
+        reading.connection = connection();
+        runtime().block_on(reading.source().unwrap().splits())
+    };
+    let found: Vec<_> = splits("a.csv").unwrap().into_iter().map(|split| split.id).collect();
+    assert_eq!(found, ["s3://freshet-single/in/a.csv"]);
+    let error = splits("c.csv").expect_err("it is not there");
+    assert!(error.message().contains("s3://freshet-single/in/c.csv"), "{error}");
+}
+
+#[test]
 fn thousands_of_objects_are_listed() {
     let dir = tempfile::tempdir().unwrap();
     let store = bucket("freshet-many");

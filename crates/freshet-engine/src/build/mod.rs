@@ -24,7 +24,7 @@ use crate::report::{
     BuildObserver, BuildReport, BuildTask, CheckReport, CheckStatus, DeadLetter, ErrorReport,
     FileReport, ModelProgress,
 };
-use crate::splits;
+use crate::{splits, store};
 
 mod audit;
 mod execute;
@@ -37,6 +37,9 @@ mod within;
 
 pub(crate) use audit::{Subject, run_checks};
 pub(crate) use shape::shape as shaped;
+
+/// A temporary file that nobody has written to for so long was left by a process that was killed.
+const LEFT_BEHIND: chrono::TimeDelta = chrono::TimeDelta::hours(1);
 
 /// Why a build failed, and what it had done by then.
 #[derive(Debug)]
@@ -143,7 +146,17 @@ impl Engine {
 
     /// Finishes what earlier processes began, one of which may have been `killed`.
     pub fn recover<'a>(&'a self, killed: bool) -> BoxFuture<'a, Result<Vec<publish::Recovered>>> {
-        Box::pin(async move { publish::recover(self.lake(), &self.dead_letter_lock, killed).await })
+        Box::pin(async move {
+            let recovered = publish::recover(self.lake(), &self.dead_letter_lock, killed).await?;
+            if killed {
+                let before = self.clock().now() - LEFT_BEHIND;
+                // They are in nobody's way: no reason not to run.
+                if let Err(error) = store::sweep(self.lake().url(), before).await {
+                    tracing::warn!(error = %error.chain(), "could not remove temporary files");
+                }
+            }
+            Ok(recovered)
+        })
     }
 
     /// Every intent that counts, ordered by time.

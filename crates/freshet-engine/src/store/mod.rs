@@ -86,6 +86,17 @@ pub async fn settle(store: &dyn ObjectStore, path: &Path) -> Result<()> {
     }
 }
 
+/// Deletes the temporary files that killed processes left in a folder and last wrote before
+/// `before`; gives their number. A bucket has none.
+pub async fn sweep(place: &Url, before: chrono::DateTime<chrono::Utc>) -> Result<u64> {
+    match place.to_file_path() {
+        Ok(folder) if folder.is_dir() => {
+            LocalStore::new(Arc::new(OsFileSystem), folder)?.sweep(before).await
+        }
+        _ => Ok(0),
+    }
+}
+
 fn open_folder(files: Arc<dyn FileSystem>, path: &FsPath) -> Result<(Arc<dyn ObjectStore>, Url)> {
     let path = std::path::absolute(path)
         .or_code(code::IO, || format!("could not find folder \"{}\"", path.display()))?;

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::crash;
 use freshet_testkit::kill::When;
 use freshet_testkit::seeds;
@@ -130,6 +131,18 @@ fn a_recovery_killed_at_any_step_is_made_good_by_the_next() {
         assert_eq!(nights.night(&[], &[first, second.clone(), second]), 3, "at {step}");
     }
     nights.end(12);
+}
+
+#[test]
+fn temporary_files_of_killed_processes_are_removed_once_they_are_old() {
+    let mut nights = Nights::new(Place::Disk);
+    let [old, young] = ["old", "young"].map(|name| nights.shop.temporary(name));
+    let file = std::fs::File::options().write(true).open(&old).expect("it was made");
+    let hours_ago = std::time::SystemTime::from(SystemClock.now()) - Duration::from_secs(2 * 3600);
+    file.set_modified(hours_ago).expect("a time can be set");
+    nights.night(&[], &[When::AtStep { step: "publish.intent", pass: 1 }]);
+    assert!(!old.exists(), "it was left behind two hours ago");
+    assert!(young.exists(), "somebody may still write it");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -144,6 +144,14 @@ impl Shop {
             ),
         );
         Self { dir, place, bucket, name, nights: 0, refreshed: false }
+    }
+
+    /// A file as the lake names those that it still writes.
+    pub fn temporary(&self, name: &str) -> PathBuf {
+        let folder = self.dir.path().join(".freshet/dev/lake/main/appended");
+        let path = folder.join(format!(".freshet-tmp-{name}"));
+        fs::write(&path, "half").expect("the table has a folder");
+        path
     }
 
     /// The nights so far.
