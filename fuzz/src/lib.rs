@@ -1,5 +1,9 @@
-//! What must hold for any bytes at all, for every text format: no panic, every record accounted for,
-//! and the same result however the input is cut.
+//! What must hold for any bytes at all: no panic, every record accounted for, and for text the same
+//! result however the input is cut.
+
+mod blocks;
+
+pub use blocks::hold_blocks;
 
 use std::sync::Arc;
 
@@ -42,6 +46,7 @@ pub fn hold(format: &dyn Format, options: &Value, bytes: &[u8], cut: usize) {
     let whole = read(&*layout, &all, &bytes[start..], start, None);
     let cut = cut % (bytes.len() - start + 1);
     assert_eq!(whole, read(&*layout, &all, &bytes[start..], start, Some(cut)), "cut");
+    hold_units(&*layout, &bytes[start..], start, cut, &whole);
     // A record's fate does not depend on what is selected.
     assert_eq!(whole, read(&*layout, &[], &bytes[start..], start, None), "projection");
 }
@@ -83,4 +88,27 @@ fn read(
     }
     feed(from, data.len());
     outcome
+}
+
+/// Holds a reading in two units, where the format's files can be cut by guessing: the first one
+/// gives up at the first record behind `cut`, wherever the walker too ends, and the second begins.
+fn hold_units(layout: &dyn TextLayout, data: &[u8], start: usize, cut: usize, whole: &Outcome) {
+    let stop = Some((start + cut) as u64);
+    let spec = ReadSpec { stop, max_record_bytes: 4096, ..ReadSpec::default() };
+    let Some(mut walker) = layout.walker(&spec).expect("a layout walks its own data") else { return };
+    let mut decoder =
+        layout.decoder(&layout.schema(), &spec).expect("a layout decodes its own schema");
+    let chunk = Chunk { bytes: Bytes::copy_from_slice(data), offset: start as u64, last: true };
+    let mut first = Decoded::default();
+    let exit = decoder.decode(&chunk, &mut first).expect("bad records are no errors");
+    let mut nothing = Decoded::default();
+    let walked = walker.decode(&chunk, &mut nothing).expect("walking has no errors");
+    assert_eq!(exit, walked, "the walker ends where the decoder does");
+    assert!(nothing.batches.is_empty() && nothing.rejects.is_empty(), "the walker gives nothing");
+    assert_eq!(first.lines, nothing.lines);
+    assert!(exit >= cut || exit == data.len(), "all records in front of the stop are decoded");
+    let (records, good, rejects) = read(layout, &[], &data[exit..], start + exit, None);
+    assert_eq!(whole.0, first.records + records);
+    assert_eq!(whole.1, first.good + good);
+    assert_eq!(whole.2.len(), first.rejects.len() + rejects.len());
 }
