@@ -183,6 +183,9 @@ impl Registrar<'_> {
             .at(Location::file(node.path.display().to_string()))
             .hint(format!("build it first: `freshet run --select {}`", node.id))
         })?;
+        if self.mode.as_of.is_some() {
+            self.engine.lake().check_whole(&snapshot).await?;
+        }
         self.inputs.versions.insert(node.id.clone(), snapshot.version);
         let provider = self.engine.lake().provider(&snapshot);
         session::register(self.context, &name.schema, &name.name, provider)
@@ -229,6 +232,9 @@ impl Registrar<'_> {
         let in_main = TableName::new(&self.engine.project().environment.schema, &table.table);
         for name in [place, in_main] {
             if let Some(snapshot) = self.engine.lake().load(&name, self.mode.as_of).await? {
+                if self.mode.as_of.is_some() {
+                    self.engine.lake().check_whole(&snapshot).await?;
+                }
                 let provider = self.engine.lake().provider(&snapshot);
                 return session::register(self.context, &table.source, &table.table, provider);
             }

@@ -35,7 +35,9 @@ impl Engine {
     /// Keeps corrections beside the lake. They hold for every later reading of the same content.
     ///
     /// A record whose correction a table may hold already cannot be corrected differently: the
-    /// table would hold it twice. One whose correction was itself rejected can.
+    /// table would hold it twice. One whose correction was itself rejected can. That it was is told
+    /// by a dead letter that is younger than the correction, so that nobody may build while
+    /// corrections are kept: the caller holds the environment's lock.
     pub fn replay<'a>(&'a self, replays: Vec<Replay>) -> BoxFuture<'a, Result<Replayed>> {
         Box::pin(async move {
             let mut by_source: BTreeMap<SourceId, Vec<Replay>> = BTreeMap::new();
@@ -69,15 +71,17 @@ impl Engine {
                         .hint("mend the file itself and run with `on_changed: reload`"));
                     };
                     let earlier = known.get(&(digest.clone(), offset));
-                    if earlier.is_some_and(|old| old.bytes != bytes && old.bytes != letter.raw) {
+                    let again = earlier.is_some_and(|old| match old.at {
+                        Some(_) => old.is_rejected_by(&letter.raw, letter.at),
+                        None => old.bytes == letter.raw && old.bytes != bytes,
+                    });
+                    if earlier.is_some_and(|old| old.bytes != bytes) && !again {
                         return Err(Error::new(
                         code::DEAD_LETTER,
                         format!("record \"{}\" was corrected before, and differently", letter.id),
                     )
                     .hint("its tables may hold the earlier correction; amend the row in a model instead"));
                     }
-                    let again =
-                        earlier.is_some_and(|old| old.is_rejected_by(&letter.raw, letter.at));
                     corrections.push(NewCorrection { digest, size, offset, bytes, again });
                 }
                 let at = self.clock().now();

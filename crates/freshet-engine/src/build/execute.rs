@@ -137,14 +137,9 @@ impl Build<'_> {
     fn note_inputs(&mut self, inputs: &Inputs) -> Result<()> {
         self.report.missing.clear();
         self.report.warnings.clear();
+        self.note_changed(inputs);
         for input in &inputs.sources {
             let table = self.engine.source_table(&input.id)?;
-            for split in &input.selection.changed {
-                self.report.warnings.push(format!(
-                    "file \"{}\" of source \"{}\" changed after it was consumed and was left alone; set `on_changed: reload` to take it again",
-                    split.id, input.id
-                ));
-            }
             let path = table.options.get("path").and_then(|path| path.as_str());
             self.report.missing.extend(splits::missing(table, path, &input.all));
             if input.all.is_empty() {
@@ -155,6 +150,20 @@ impl Build<'_> {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn note_changed(&mut self, inputs: &Inputs) {
+        for input in &inputs.sources {
+            for split in &input.selection.changed {
+                let warning = format!(
+                    "file \"{}\" of source \"{}\" changed after it was consumed and was left alone; set `on_changed: reload` to take it again",
+                    split.id, input.id
+                );
+                if !self.report.warnings.contains(&warning) {
+                    self.report.warnings.push(warning);
+                }
+            }
+        }
     }
 
     /// Whether an incremental model that reads sources has nothing to do.

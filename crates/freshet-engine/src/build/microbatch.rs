@@ -91,17 +91,18 @@ impl Build<'_> {
     /// The batches that hold rows which are new, changed or gone since the last build; all that
     /// hold rows where there was none.
     async fn touched(
-        &self,
+        &mut self,
         context: &SessionContext,
         size: BatchSize,
         incremental: bool,
         exclude: &Aside,
     ) -> Result<BTreeSet<Interval>> {
-        let project = self.engine.project();
+        let (engine, this) = (self.engine, self.node);
+        let project = engine.project();
         let mut touched = BTreeSet::new();
         let mut timed = false;
-        for id in &self.node.refs {
-            let node = self.engine.node(id)?;
+        for id in &this.refs {
+            let node = engine.node(id)?;
             let Some(column) = &node.config.event_time else { continue };
             timed = true;
             let name = table_of(project, node);
@@ -114,8 +115,8 @@ impl Build<'_> {
                 touched.extend(self.touched_in_table(node, column, size).await?);
             }
         }
-        for id in &self.node.sources {
-            let source = self.engine.source_table(id)?;
+        for id in &this.sources {
+            let source = engine.source_table(id)?;
             let Some(column) = &source.event_time else { continue };
             timed = true;
             let relation = quoted(&source.source, &source.table);
@@ -162,7 +163,7 @@ impl Build<'_> {
     }
 
     async fn touched_in_source(
-        &self,
+        &mut self,
         source: &SourceTable,
         column: &str,
         size: BatchSize,
@@ -172,6 +173,7 @@ impl Build<'_> {
         let mode = self.only_new(exclude);
         let ids = std::slice::from_ref(&source.id);
         let inputs = relations::register_named(self.engine, &context, &[], ids, &mode).await?;
+        self.note_changed(&inputs);
         if !inputs.has_new_splits() {
             return Ok(BTreeSet::new());
         }
@@ -180,7 +182,7 @@ impl Build<'_> {
 
     /// What is new in the sources below a view; where a table below it changed, all of the view.
     async fn touched_through_view(
-        &self,
+        &mut self,
         node: &Node,
         column: &str,
         size: BatchSize,
@@ -190,6 +192,7 @@ impl Build<'_> {
         let ids = std::slice::from_ref(&node.id);
         let mut mode = self.only_new(exclude);
         let inputs = relations::register_named(self.engine, &context, ids, &[], &mode).await?;
+        self.note_changed(&inputs);
         let before = &self.task.progress.inputs;
         let tables_changed =
             inputs.versions.iter().any(|(id, version)| before.get(id) != Some(version));

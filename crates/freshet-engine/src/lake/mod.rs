@@ -7,7 +7,7 @@
 //!
 //! Knows nothing of models, runs or checks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,8 @@ use datafusion::catalog::TableProvider;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::error::code;
-use freshet_core::{Error, Result};
+use freshet_core::{Error, Result, ResultExt};
+use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -200,6 +201,34 @@ impl Lake {
                 transactions: Arc::new(transactions),
             }))
         })
+    }
+
+    /// An error where a vacuum took files of this version away; asked of older versions only.
+    pub async fn check_whole(&self, snapshot: &Snapshot) -> Result<()> {
+        let table = &snapshot.table;
+        let folder = self.folder(table);
+        let listed: HashSet<_> = self
+            .store
+            .list(Some(&folder))
+            .map_ok(|object| object.location)
+            .try_collect()
+            .await
+            .or_code(code::LAKE, || format!("could not list the files of table \"{table}\""))?;
+        for file in snapshot.files.iter() {
+            let location = provider::location(&folder, &file.path)
+                .or_code(code::LAKE, || format!("could not find file \"{}\"", file.path))?;
+            if !listed.contains(&location) {
+                return Err(Error::new(
+                    code::LAKE,
+                    format!(
+                        "version {} of table \"{table}\" cannot be read any more: file \"{}\" is gone",
+                        snapshot.version, file.path
+                    ),
+                )
+                .hint("`freshet lake vacuum` deletes what only versions beyond its retention need"));
+            }
+        }
+        Ok(())
     }
 
     /// The highest number that `app` has committed to the table up to this version; 0 where none.

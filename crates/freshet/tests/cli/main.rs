@@ -4,8 +4,10 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 
 mod checks;
+mod history;
 mod ingest;
 mod misuse;
+mod replay;
 mod support;
 
 use support::{Project, Ran, freshet, ran};

@@ -5,7 +5,10 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
+use freshet_core::clock::{Clock, SystemClock};
 use freshet_engine::replay::Replay;
+use freshet_orchestrator::lock::EnvironmentLock;
+use freshet_orchestrator::run_id;
 use serde::Deserialize;
 
 use super::*;
@@ -37,7 +40,12 @@ pub async fn run(app: &App, args: &ReplayArgs, ui: &Ui) -> CommandResult {
         }
         return Ok(Outcome::Done);
     }
-    let replayed = app.engine.replay(replays).await?;
+    let replayed = {
+        let now = SystemClock.now();
+        let id = run_id(now, u64::from(std::process::id()));
+        let _lock = EnvironmentLock::acquire(&app.project.environment.state_dir, &id, now)?;
+        app.engine.replay(replays).await?
+    };
     if !ui.json && !ui.quiet {
         let known = match replayed.known {
             0 => String::new(),
