@@ -13,11 +13,12 @@ struct Need {
     there: fn() -> bool,
 }
 
-const NEEDS: [Need; 3] = [
+const NEEDS: [Need; 4] = [
     Need {
         package: "build-essential",
         there: || sh::succeeds(Command::new("cc").arg("--version")),
     },
+    Need { package: "openssl", there: || sh::succeeds(Command::new("openssl").arg("version")) },
     Need { package: "postgresql", there: || super::postgres::programs().is_some() },
     Need {
         package: "python3-venv",

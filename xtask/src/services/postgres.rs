@@ -56,9 +56,13 @@ impl Postgres {
     }
 
     pub fn up(&self) -> Result<()> {
-        if self.runs() {
-            return Ok(());
+        if !self.runs() {
+            self.start()?;
         }
+        self.offer_tls()
+    }
+
+    fn start(&self) -> Result<()> {
         if listens(self.port) {
             bail!(
                 "port {} is taken by another program\nhint: stop it, or set FRESHET_POSTGRES_PORT",
@@ -131,6 +135,43 @@ impl Postgres {
         config.push_str(&settings);
         fs::write(&file, config)?;
         Ok(())
+    }
+
+    /// A certificate for `localhost`, by an authority of our own, and another authority that has
+    /// signed nothing. Tests read the authorities through the server, from its data folder.
+    fn offer_tls(&self) -> Result<()> {
+        if self.data().join("other_ca.crt").exists() {
+            return Ok(());
+        }
+        let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "36500"];
+        let place = self.folder.join("certificates");
+        fs::create_dir_all(&place)?;
+        let openssl = |arguments: &[&str]| {
+            let mut command = Command::new("openssl");
+            command.args(request).args(arguments).current_dir(&place);
+            sh::run_aside(&mut command)
+        };
+        for name in ["ca", "other_ca"] {
+            let (key, out) = (format!("{name}.key"), format!("{name}.crt"));
+            let subject = format!("/CN=freshet tests {name}");
+            openssl(&["-keyout", &key, "-out", &out, "-subj", &subject])?;
+        }
+        let server = ["-keyout", "server.key", "-out", "server.crt", "-subj", "/CN=localhost"];
+        let signed =
+            ["-CA", "ca.crt", "-CAkey", "ca.key", "-addext", "subjectAltName=DNS:localhost"];
+        let leaf = ["-addext", "basicConstraints=critical,CA:FALSE"];
+        openssl(&[&server[..], &signed, &leaf].concat())?;
+        for file in ["server.key", "server.crt", "ca.crt", "other_ca.crt"] {
+            let to = self.data().join(file);
+            fs::copy(place.join(file), &to)
+                .with_context(|| format!("could not write {}", to.display()))?;
+        }
+        self.give_to_server_user()?;
+        self.query("postgres", "alter system set ssl = on")?;
+        self.query("postgres", "select pg_reload_conf()")?;
+        sh::wait_until("postgres over TLS", Duration::from_secs(30), || {
+            self.query("postgres", "show ssl").is_ok_and(|ssl| ssl.trim() == "on")
+        })
     }
 
     fn query(&self, database: &str, statement: &str) -> Result<String> {

@@ -60,7 +60,10 @@ where
             let refused = error.code().is_some_and(|state| state.code().starts_with("28"));
             let absent = error.code() == Some(&SqlState::INVALID_CATALOG_NAME);
             let wrapped = Error::new(code::CONNECTION, server()).caused_by(error);
-            return Err(if refused {
+            let distrusted = wrapped.chain().contains("certificate");
+            return Err(if distrusted {
+                wrapped.hint("look at `sslrootcert`, and whether `host` is the name in the server's certificate")
+            } else if refused {
                 wrapped.hint("look at `user` and `password` of the connection, and at the server's pg_hba.conf")
             } else if absent {
                 wrapped.hint("make the database, or name another as `database`")

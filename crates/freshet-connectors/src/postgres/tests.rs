@@ -18,6 +18,8 @@ use tokio_postgres::config::Host;
 
 use super::*;
 
+mod tls;
+
 fn server() -> tokio_postgres::Config {
     std::env::var("FRESHET_TEST_POSTGRES")
         .expect("FRESHET_TEST_POSTGRES names a server: `cargo xtask test` starts one and sets it")
