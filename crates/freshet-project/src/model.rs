@@ -392,12 +392,28 @@ pub struct ExportConfig {
     pub path: String,
     /// `parquet`, `csv` or `ndjson`.
     pub format: String,
+    /// How files are compressed: `none`, `gzip` or `zstd`. Default: `zstd` for Parquet, `none` for
+    /// the others, whose names then end in `.gz` or `.zst`.
+    #[serde(default)]
+    pub compression: Option<ExportCompression>,
     /// Columns that make folders `column=value/`.
     #[serde(default)]
     pub partition_by: Vec<String>,
     /// The connection of a URL.
     #[serde(default)]
     pub connection: Option<String>,
+}
+
+/// How exported files are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExportCompression {
+    /// Not at all.
+    None,
+    /// As `gzip` does.
+    Gzip,
+    /// As `zstd` does, at its cheapest level.
+    Zstd,
 }
 
 /// What a check is about.

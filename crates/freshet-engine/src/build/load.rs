@@ -215,6 +215,7 @@ impl Build<'_> {
             store: object_store,
             prefix: String::new(),
             format,
+            compression: config.compression.unwrap_or(format.compression()),
             partition_by: config.partition_by,
             name: self.table.name.clone(),
         };

@@ -27,6 +27,7 @@ pub async fn export(rows: NewRows, target: &ExportTarget) -> Result<Vec<DataFile
         partition_by: target.partition_by.clone(),
         options: Arc::new(LakeOptions::default()),
         format: target.format,
+        compression: target.compression,
         name: Some(target.name.clone()),
         written: Mutex::default(),
     });

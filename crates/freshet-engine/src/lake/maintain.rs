@@ -36,6 +36,7 @@ pub(super) async fn optimize(lake: &Lake, table: &TableName) -> Result<OptimizeR
         partition_by: base.metadata.partition_by.clone(),
         options: Arc::clone(&lake.options),
         format: ExportFormat::Parquet,
+        compression: ExportFormat::Parquet.compression(),
         name: None,
         written: Mutex::default(),
     });

@@ -75,6 +75,7 @@ pub(super) async fn stage(
         partition_by: shape.partition_by.clone(),
         options: Arc::clone(&lake.options),
         format: ExportFormat::Parquet,
+        compression: ExportFormat::Parquet.compression(),
         name: None,
         written: Mutex::default(),
     });

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use datafusion::execution::SendableRecordBatchStream;
 use freshet_core::contract::SchemaChange;
 use freshet_core::source::Interval;
+pub use freshet_project::model::ExportCompression;
 use freshet_project::model::OnSchemaChange;
 use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
@@ -337,12 +338,25 @@ pub enum ExportFormat {
 }
 
 impl ExportFormat {
-    /// The end of a file's name.
-    pub fn extension(self) -> &'static str {
+    /// The end of a file's name. Parquet compresses within its files.
+    pub fn extension(self, compression: ExportCompression) -> &'static str {
+        use ExportCompression::{Gzip, None, Zstd};
+        match (self, compression) {
+            (Self::Parquet, _) => "parquet",
+            (Self::Csv, None) => "csv",
+            (Self::Csv, Gzip) => "csv.gz",
+            (Self::Csv, Zstd) => "csv.zst",
+            (Self::Ndjson, None) => "ndjson",
+            (Self::Ndjson, Gzip) => "ndjson.gz",
+            (Self::Ndjson, Zstd) => "ndjson.zst",
+        }
+    }
+
+    /// How files are compressed where nothing is said.
+    pub fn compression(self) -> ExportCompression {
         match self {
-            Self::Parquet => "parquet",
-            Self::Csv => "csv",
-            Self::Ndjson => "ndjson",
+            Self::Parquet => ExportCompression::Zstd,
+            Self::Csv | Self::Ndjson => ExportCompression::None,
         }
     }
 }
@@ -356,6 +370,8 @@ pub struct ExportTarget {
     pub prefix: String,
     /// The format.
     pub format: ExportFormat,
+    /// How files are compressed.
+    pub compression: ExportCompression,
     /// Columns that make folders `column=value/`.
     pub partition_by: Vec<String>,
     /// The name of this export, unique for its content: files are called by it, so that a repeated

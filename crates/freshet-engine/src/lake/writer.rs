@@ -9,6 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
+use flate2::write::GzEncoder;
 use freshet_core::error::code;
 use freshet_core::{Error, Result, ResultExt};
 use futures::TryStreamExt;
@@ -18,14 +19,14 @@ use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::{Compression, Encoding, GzipLevel, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use tokio::task::JoinSet;
 
-use super::{DataFile, ExportFormat, LakeOptions, TableName, provider, stats};
+use super::{DataFile, ExportCompression, ExportFormat, LakeOptions, TableName, provider, stats};
 
 /// Bytes that go to the store at once.
 const PART: usize = 8 << 20;
@@ -49,6 +50,7 @@ pub(super) struct Target {
     pub partition_by: Vec<String>,
     pub options: Arc<LakeOptions>,
     pub format: ExportFormat,
+    pub compression: ExportCompression,
     /// What files are called by; `None` gives each a name of its own.
     pub name: Option<String>,
     /// Paths of the files that are finished.
@@ -379,54 +381,116 @@ impl Write for Pipe {
     }
 }
 
+/// Text on its way into the pipe, compressed.
+#[derive(Clone)]
+struct Packer(Arc<Mutex<Packing>>);
+
+enum Packing {
+    Plain(Pipe),
+    Gzip(GzEncoder<Pipe>),
+    Zstd(zstd::stream::write::Encoder<'static, Pipe>),
+    Ended,
+}
+
+impl Packer {
+    fn new(compression: ExportCompression, pipe: &Pipe) -> std::io::Result<Self> {
+        let pipe = pipe.clone();
+        let packing = match compression {
+            ExportCompression::None => Packing::Plain(pipe),
+            ExportCompression::Gzip => {
+                Packing::Gzip(GzEncoder::new(pipe, flate2::Compression::default()))
+            }
+            ExportCompression::Zstd => Packing::Zstd(zstd::stream::write::Encoder::new(pipe, 1)?),
+        };
+        Ok(Self(Arc::new(Mutex::new(packing))))
+    }
+
+    /// Writes what ends the compressed text.
+    fn finish(&self) -> std::io::Result<()> {
+        match std::mem::replace(&mut *self.0.lock(), Packing::Ended) {
+            Packing::Plain(_) | Packing::Ended => Ok(()),
+            Packing::Gzip(encoder) => encoder.finish().map(drop),
+            Packing::Zstd(encoder) => encoder.finish().map(drop),
+        }
+    }
+}
+
+impl Write for Packer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &mut *self.0.lock() {
+            Packing::Plain(pipe) => pipe.write(bytes),
+            Packing::Gzip(encoder) => encoder.write(bytes),
+            Packing::Zstd(encoder) => encoder.write(bytes),
+            Packing::Ended => Err(std::io::Error::other("the file is finished")),
+        }
+    }
+
+    /// The writers of text ask for it after each batch, where it would cost compression.
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Turns batches into a format's bytes.
 enum Encoder {
     Parquet(Box<ArrowWriter<Pipe>>),
-    Csv(Box<arrow::csv::Writer<Pipe>>),
-    Ndjson(arrow::json::LineDelimitedWriter<Pipe>),
+    Csv(Box<arrow::csv::Writer<Packer>>, Packer),
+    Ndjson(arrow::json::LineDelimitedWriter<Packer>, Packer),
 }
 
 impl Encoder {
     fn open(target: &Target, schema: &SchemaRef, first: &RecordBatch, pipe: &Pipe) -> Result<Self> {
+        let packer = || {
+            let packer = Packer::new(target.compression, pipe);
+            packer.map_err(|error| target.error(error))
+        };
         Ok(match target.format {
             ExportFormat::Parquet => {
                 let options = ArrowWriterOptions::new()
-                    .with_properties(properties(schema, first, &target.options))
+                    .with_properties(properties(schema, first, target))
                     .with_skip_arrow_metadata(true);
                 let schema = Arc::clone(schema);
                 let writer = ArrowWriter::try_new_with_options(pipe.clone(), schema, options);
                 Self::Parquet(Box::new(writer.map_err(|error| target.error(error))?))
             }
-            ExportFormat::Csv => Self::Csv(Box::new(
-                arrow::csv::WriterBuilder::new().with_header(true).build(pipe.clone()),
-            )),
-            ExportFormat::Ndjson => Self::Ndjson(
-                arrow::json::WriterBuilder::new().with_explicit_nulls(true).build(pipe.clone()),
-            ),
+            ExportFormat::Csv => {
+                let packer = packer()?;
+                let writer = arrow::csv::WriterBuilder::new().with_header(true);
+                Self::Csv(Box::new(writer.build(packer.clone())), packer)
+            }
+            ExportFormat::Ndjson => {
+                let packer = packer()?;
+                let writer = arrow::json::WriterBuilder::new().with_explicit_nulls(true);
+                Self::Ndjson(writer.build(packer.clone()), packer)
+            }
         })
     }
 
     fn write(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
         match self {
             Self::Parquet(writer) => writer.write(rows),
-            Self::Csv(writer) => Ok(writer.write(rows)?),
-            Self::Ndjson(writer) => Ok(writer.write(rows)?),
+            Self::Csv(writer, _) => Ok(writer.write(rows)?),
+            Self::Ndjson(writer, _) => Ok(writer.write(rows)?),
         }
     }
 
     fn flush(&mut self) -> Result<(), ParquetError> {
         match self {
             Self::Parquet(writer) => writer.flush(),
-            Self::Csv(_) | Self::Ndjson(_) => Ok(()),
+            Self::Csv(..) | Self::Ndjson(..) => Ok(()),
         }
     }
 
     fn finish(&mut self) -> Result<Option<ParquetMetaData>, ParquetError> {
         match self {
             Self::Parquet(writer) => writer.finish().map(Some),
-            Self::Csv(_) => Ok(None),
-            Self::Ndjson(writer) => {
+            Self::Csv(_, packer) => {
+                packer.finish()?;
+                Ok(None)
+            }
+            Self::Ndjson(writer, packer) => {
                 writer.finish()?;
+                packer.finish()?;
                 Ok(None)
             }
         }
@@ -436,7 +500,7 @@ impl Encoder {
     fn memory(&self) -> usize {
         match self {
             Self::Parquet(writer) => writer.memory_size(),
-            Self::Csv(_) | Self::Ndjson(_) => 0,
+            Self::Csv(..) | Self::Ndjson(..) => 0,
         }
     }
 
@@ -444,7 +508,7 @@ impl Encoder {
     fn pending(&self) -> usize {
         match self {
             Self::Parquet(writer) => writer.in_progress_size(),
-            Self::Csv(_) | Self::Ndjson(_) => 0,
+            Self::Csv(..) | Self::Ndjson(..) => 0,
         }
     }
 }
@@ -472,7 +536,7 @@ impl FileWriter {
         first: &RecordBatch,
     ) -> Result<Self> {
         let folder = partition_folder(&target.partition_by, &values);
-        let path = format!("{folder}{name}.{}", target.format.extension());
+        let path = format!("{folder}{name}.{}", target.format.extension(target.compression));
         let location =
             provider::location(&target.folder, &path).map_err(|error| target.error(error))?;
         let pipe = Pipe::default();
@@ -579,15 +643,21 @@ impl FileWriter {
     }
 }
 
-/// How columns are encoded: zstd at its cheapest level; integers and dates delta-packed; a
+/// How columns are encoded: compressed as the target says; integers and dates delta-packed; a
 /// dictionary for text only where values repeat, which the first rows tell.
-fn properties(schema: &SchemaRef, first: &RecordBatch, options: &LakeOptions) -> WriterProperties {
-    let level = ZstdLevel::try_new(1).expect("1 is a level of zstd");
+fn properties(schema: &SchemaRef, first: &RecordBatch, target: &Target) -> WriterProperties {
+    let compression = match target.compression {
+        ExportCompression::None => Compression::UNCOMPRESSED,
+        ExportCompression::Gzip => Compression::GZIP(GzipLevel::default()),
+        ExportCompression::Zstd => {
+            Compression::ZSTD(ZstdLevel::try_new(1).expect("1 is a level of zstd"))
+        }
+    };
     let mut builder = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_2_0)
-        .set_compression(Compression::ZSTD(level))
+        .set_compression(compression)
         .set_created_by(concat!("freshet ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_max_row_group_row_count(Some(options.row_group_rows))
+        .set_max_row_group_row_count(Some(target.options.row_group_rows))
         .set_write_batch_size(8192)
         .set_dictionary_enabled(false);
     for (field, column) in schema.fields().iter().zip(first.columns()) {

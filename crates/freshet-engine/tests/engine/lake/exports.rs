@@ -1,6 +1,6 @@
 //! Exports: partitioned files in each format, replaced by the next export of the same name.
 
-use freshet_engine::lake::{ExportFormat, ExportTarget, export};
+use freshet_engine::lake::{ExportCompression, ExportFormat, ExportTarget, export};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
@@ -27,6 +27,7 @@ async fn exports_have_folders_by_partition() {
         store: Arc::clone(&store),
         prefix: "out".into(),
         format: ExportFormat::Csv,
+        compression: ExportCompression::None,
         partition_by: vec!["region".into()],
         name: "sales".into(),
     };
@@ -49,12 +50,66 @@ async fn exports_have_folders_by_partition() {
 }
 
 #[tokio::test]
+async fn exported_text_is_compressed_as_asked() {
+    use std::io::Read;
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let long: Vec<i64> = (0..100_000).collect();
+    let long = batch(vec![("id", ints(long))]);
+    let bytes = async |path: &str| {
+        let object = store.get(&Path::from(path)).await.expect("it is there");
+        object.bytes().await.expect("it can be read").to_vec()
+    };
+    for (format, plain) in [(ExportFormat::Csv, "csv"), (ExportFormat::Ndjson, "ndjson")] {
+        let mut texts = Vec::new();
+        for (compression, end) in [
+            (ExportCompression::None, ""),
+            (ExportCompression::Gzip, ".gz"),
+            (ExportCompression::Zstd, ".zst"),
+        ] {
+            let target = ExportTarget {
+                store: Arc::clone(&store),
+                prefix: "out".into(),
+                format,
+                compression,
+                partition_by: Vec::new(),
+                name: "ids".into(),
+            };
+            let files = export(rows(vec![long.clone()]), &target).await;
+            let files = files.expect("it can be written");
+            assert_eq!(files[0].path, format!("ids-000-000.{plain}{end}"));
+            let packed = bytes(&format!("out/{}", files[0].path)).await;
+            assert_eq!(files[0].size, packed.len() as u64);
+            let mut text = Vec::new();
+            match compression {
+                ExportCompression::None => text = packed,
+                ExportCompression::Gzip => {
+                    let mut reader = flate2::read::GzDecoder::new(packed.as_slice());
+                    reader.read_to_end(&mut text).expect("it is whole");
+                }
+                ExportCompression::Zstd => {
+                    text = zstd::decode_all(packed.as_slice()).expect("it is whole");
+                }
+            }
+            assert!(
+                compression == ExportCompression::None || files[0].size * 2 < text.len() as u64
+            );
+            texts.push(text);
+        }
+        assert!(texts[0].len() > 500_000);
+        assert!(texts.iter().all(|text| *text == texts[0]), "{format:?}");
+    }
+    // Each export has replaced the one before, whatever its compression was.
+    assert_eq!(store.list(None).try_collect::<Vec<_>>().await.expect("listed").len(), 1);
+}
+
+#[tokio::test]
 async fn a_repeated_export_replaces_its_own_files_and_no_others() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let target = ExportTarget {
         store: Arc::clone(&store),
         prefix: "out".into(),
         format: ExportFormat::Parquet,
+        compression: ExportCompression::Zstd,
         partition_by: vec!["region".into()],
         name: "sales".into(),
     };
