@@ -1,17 +1,13 @@
 //! The second half of a write: one entry of the table's log, put where none must be yet.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use deltalake_core::logstore::{LogStore, default_logstore};
-use deltalake_core::{DeltaTable, DeltaTableError, checkpoints};
 use freshet_core::error::code;
-use freshet_core::{Error, Result, ResultExt};
-use object_store::prefix::PrefixStore;
+use freshet_core::{Error, Result};
 use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 use serde_json::{Map, Value, json};
 
-use super::log::{Action, Add, Log, Metadata, Protocol, Remove, State, Txn};
+use super::log::{Action, Add, Metadata, Protocol, Remove, State, Txn};
 use super::{Committed, Lake, StagedChange, TableMetadata, Transaction, log, schema, stats};
 
 impl Lake {
@@ -142,32 +138,6 @@ impl Lake {
             entry.push(b'\n');
         }
         Ok(entry)
-    }
-
-    async fn checkpoint(&self, log: &Log) -> Result<(), DeltaTableError> {
-        let mut table = DeltaTable::new(self.delta_log(log));
-        table.load().await?;
-        checkpoints::create_checkpoint(&table, None).await
-    }
-
-    /// Deletes entries of a table's log that are older than `cutoff_ms` and that no version from
-    /// then on needs.
-    pub(super) async fn clean_log(&self, log: &Log, version: u64, cutoff_ms: i64) -> Result<()> {
-        let store = self.delta_log(log);
-        checkpoints::cleanup_expired_logs_for(version, store.as_ref(), cutoff_ms, None)
-            .await
-            .or_code(code::LAKE, || {
-                format!("could not clean the log of table \"{}\"", log.table)
-            })?;
-        Ok(())
-    }
-
-    fn delta_log(&self, log: &Log) -> Arc<dyn LogStore> {
-        let table: Arc<dyn ObjectStore> =
-            Arc::new(PrefixStore::new(Arc::clone(&self.store), log.folder.clone()));
-        // A place of its own: the store has the table at its root, whatever the lake's real URL.
-        let location = url::Url::parse("memory:///").expect("a constant");
-        default_logstore(Arc::clone(&table), table, &location, &Default::default())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The Delta log: which entries there are, and the table that they add up to.
 //!
 //! Reads commits and classic checkpoints in one pass, with one listing; refuses tables that need
-//! features that this build does not have. Writing is in `commit.rs`.
+//! features that this build does not have. Writing is in `commit.rs` and `checkpoint.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -198,15 +198,15 @@ pub(super) struct Log {
 
 /// The entries of a log.
 #[derive(Debug, Default)]
-struct Entries {
-    commits: BTreeMap<u64, ObjectMeta>,
+pub(super) struct Entries {
+    pub commits: BTreeMap<u64, ObjectMeta>,
     /// Parts of classic checkpoints.
-    checkpoints: BTreeMap<u64, Checkpoint>,
+    pub checkpoints: BTreeMap<u64, Checkpoint>,
 }
 
 #[derive(Debug, Default)]
-struct Checkpoint {
-    parts: BTreeMap<u64, ObjectMeta>,
+pub(super) struct Checkpoint {
+    pub parts: BTreeMap<u64, ObjectMeta>,
     wanted: u64,
 }
 
@@ -245,7 +245,7 @@ impl Entries {
         commit.max(self.checkpoint_up_to(u64::MAX).map(|(version, _)| version))
     }
 
-    fn checkpoint_up_to(&self, version: u64) -> Option<(u64, &Checkpoint)> {
+    pub(super) fn checkpoint_up_to(&self, version: u64) -> Option<(u64, &Checkpoint)> {
         self.checkpoints
             .range(..=version)
             .rev()
@@ -268,7 +268,18 @@ impl Log {
         Error::new(code::LAKE, format!("could not read table \"{}\"", self.table)).caused_by(source)
     }
 
-    async fn entries(&self, hint: bool) -> Result<Entries> {
+    /// The place of the checkpoint of `version`.
+    pub(super) fn checkpoint(&self, version: u64) -> Path {
+        self.dir().join(format!("{version:020}.checkpoint.parquet"))
+    }
+
+    /// The place of the note that names the newest checkpoint.
+    pub(super) fn last_checkpoint_note(&self) -> Path {
+        self.dir().join("_last_checkpoint")
+    }
+
+    /// The entries that there are, with `hint` from the newest checkpoint on where one is noted.
+    pub(super) async fn entries(&self, hint: bool) -> Result<Entries> {
         let dir = self.dir();
         let start = if hint { self.last_checkpoint().await } else { None };
         let mut listed = match start {
@@ -291,7 +302,7 @@ impl Log {
 
     /// The version that the log's own note names; a note that cannot be read is none.
     async fn last_checkpoint(&self) -> Option<u64> {
-        let note = self.store.get(&self.dir().join("_last_checkpoint")).await.ok()?;
+        let note = self.store.get(&self.last_checkpoint_note()).await.ok()?;
         let note: Value = serde_json::from_slice(&note.bytes().await.ok()?).ok()?;
         note["version"].as_u64()
     }

@@ -3,7 +3,7 @@
 //! Writing has two steps. [`Lake::stage`] writes data files that no reader sees and returns a
 //! [`StagedChange`], which is plain data and can be kept in an intent; [`Lake::commit`] publishes
 //! it with one entry of the table's log, once and only once for a transaction number. The Delta
-//! log, Parquet files, pruning and merges are ours; `deltalake-core` writes checkpoints.
+//! log, its checkpoints, Parquet files, pruning and merges are ours.
 //!
 //! Knows nothing of models, runs or checks.
 
@@ -28,6 +28,7 @@ use url::Url;
 
 use crate::store;
 
+mod checkpoint;
 mod commit;
 mod export;
 mod log;
