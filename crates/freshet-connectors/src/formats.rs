@@ -62,6 +62,9 @@ pub trait BlockLayout: Debug + Send + Sync {
     /// The number of blocks.
     fn blocks(&self) -> usize;
 
+    /// The number of records in all blocks, as the file says.
+    fn records(&self) -> u64;
+
     /// Reads one block, giving the columns `spec.projection` of `schema`.
     async fn open(
         &self,

@@ -180,6 +180,12 @@ pub trait Scan: Debug + Send + Sync {
     /// Bytes to read, as stored; for progress and plans.
     fn total_bytes(&self) -> u64;
 
+    /// About how many records there are, for choosing between plans: never a count to answer with,
+    /// since bad records are among them.
+    fn estimated_records(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether the rows of each worker's stream ascend by `_file`, compared as bytes, and `_offset`.
     fn is_in_order(&self) -> bool {
         false

@@ -24,6 +24,9 @@ use crate::formats::FormatReader;
 /// What a worker takes at a time of a file in a remote store: several requests.
 const REMOTE_UNIT: u64 = 32 << 20;
 
+/// Bytes that a record of text is taken to have where nothing is known of it.
+const TEXT_RECORD: u64 = 100;
+
 /// Some files with one schema.
 #[derive(Debug)]
 pub struct FilesScan {
@@ -85,6 +88,17 @@ impl Scan for FilesScan {
     fn total_bytes(&self) -> u64 {
         let ready = self.inner.files.iter().filter(|file| matches!(file.fate, Fate::Ready(_)));
         ready.map(|file| file.size).sum()
+    }
+
+    fn estimated_records(&self) -> Option<u64> {
+        let records = |file: &PlannedFile| match &file.fate {
+            Fate::Ready(ready) => match &ready.layout {
+                Layout::Blocks(layout) => layout.records(),
+                Layout::Text(_) => file.size / TEXT_RECORD,
+            },
+            Fate::Out(..) => 0,
+        };
+        Some(self.inner.files.iter().map(records).sum())
     }
 
     fn is_in_order(&self) -> bool {

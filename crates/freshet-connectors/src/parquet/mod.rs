@@ -321,6 +321,11 @@ impl BlockLayout for ParquetLayout {
         self.0.first_rows.len()
     }
 
+    fn records(&self) -> u64 {
+        let groups = self.0.metadata.metadata().row_groups();
+        groups.iter().filter_map(|group| u64::try_from(group.num_rows()).ok()).sum()
+    }
+
     async fn open(
         &self,
         blob: &Arc<dyn Blob>,
