@@ -85,7 +85,14 @@ pub fn up() -> Result<Addresses> {
 fn readers(folder: &std::path::Path) -> Result<PathBuf> {
     environment(
         &folder.join("python"),
-        &["deltalake==1.6.6", "duckdb==2.0.0", "polars==2.1.0", "pyarrow"],
+        // DuckDB in the version for which its reader of Delta tables is packaged.
+        &[
+            "deltalake==1.6.6",
+            "duckdb-extension-delta==1.5.5",
+            "duckdb==1.5.5",
+            "polars==2.1.0",
+            "pyarrow",
+        ],
     )
     .map(|environment| environment.program("python"))
 }

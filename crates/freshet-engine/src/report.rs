@@ -99,6 +99,34 @@ pub struct BuildReport {
     pub seconds: BTreeMap<String, f64>,
 }
 
+impl BuildReport {
+    /// A report in which nothing has happened yet.
+    pub fn of(model: ModelId, materialized: impl Into<String>) -> Self {
+        Self {
+            model,
+            materialized: materialized.into(),
+            incremental: false,
+            version: None,
+            number: None,
+            rows_written: 0,
+            rows_total: None,
+            bytes_read: 0,
+            batches: Vec::new(),
+            edges: BTreeMap::new(),
+            operators: Vec::new(),
+            files: Vec::new(),
+            missing: Vec::new(),
+            schema_diffs: Vec::new(),
+            dead_letters: BTreeMap::new(),
+            checks: Vec::new(),
+            warnings: Vec::new(),
+            staged: None,
+            progress: ModelProgress::default(),
+            seconds: BTreeMap::new(),
+        }
+    }
+}
+
 /// What became of a file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FileReport {

@@ -75,28 +75,7 @@ pub(crate) fn at(second: u32) -> DateTime<Utc> {
 
 /// A build that published nothing and read nothing.
 pub(crate) fn empty_build(model: &str) -> BuildReport {
-    BuildReport {
-        model: model.into(),
-        materialized: "table".into(),
-        incremental: false,
-        version: None,
-        number: None,
-        rows_written: 0,
-        rows_total: None,
-        bytes_read: 0,
-        batches: Vec::new(),
-        edges: BTreeMap::new(),
-        operators: Vec::new(),
-        files: Vec::new(),
-        missing: Vec::new(),
-        schema_diffs: Vec::new(),
-        dead_letters: BTreeMap::new(),
-        checks: Vec::new(),
-        warnings: Vec::new(),
-        staged: None,
-        progress: ModelProgress::default(),
-        seconds: BTreeMap::new(),
-    }
+    BuildReport::of(model.into(), "table")
 }
 
 /// A build that published `rows` rows as number `number`, with the ledger moved on.

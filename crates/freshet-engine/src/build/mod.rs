@@ -187,26 +187,8 @@ fn empty_report(node: &Node, task: &BuildTask) -> BuildReport {
         Materialized::Seed => "seed",
     };
     BuildReport {
-        model: node.id.clone(),
-        materialized: materialized.to_owned(),
-        incremental: false,
-        version: None,
-        number: None,
-        rows_written: 0,
-        rows_total: None,
-        bytes_read: 0,
-        batches: Vec::new(),
-        edges: BTreeMap::new(),
-        operators: Vec::new(),
-        files: Vec::new(),
-        missing: Vec::new(),
-        schema_diffs: Vec::new(),
-        dead_letters: BTreeMap::new(),
-        checks: Vec::new(),
-        warnings: Vec::new(),
-        staged: None,
         progress: task.progress.clone(),
-        seconds: BTreeMap::new(),
+        ..BuildReport::of(node.id.clone(), materialized)
     }
 }
 

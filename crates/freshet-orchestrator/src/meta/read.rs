@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use freshet_core::contract::SchemaDiff;
 use freshet_core::error::code;
 use freshet_core::{EdgeCounts, Error, ErrorKind, ModelId, Result, RunId, SourceId};
-use freshet_engine::{BuildReport, CheckReport, ErrorReport, FileReport, ModelProgress};
+use freshet_engine::{BuildReport, CheckReport, ErrorReport, FileReport};
 use serde::de::DeserializeOwned;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -203,9 +203,8 @@ impl MetaStore {
             let optional = |column| -> Result<Option<u64>> {
                 Ok(get::<Option<i64>>(row, column).map_err(&fail)?.map(unsigned))
             };
+            let materialized: String = get(row, 1).map_err(&fail)?;
             let build = BuildReport {
-                model: model.clone(),
-                materialized: get(row, 1).map_err(&fail)?,
                 incremental: get(row, 2).map_err(&fail)?,
                 version: optional(3)?,
                 number: optional(4)?,
@@ -213,17 +212,12 @@ impl MetaStore {
                 rows_total: optional(6)?,
                 bytes_read: optional(7)?.unwrap_or(0),
                 batches: detail.batches,
-                edges: BTreeMap::new(),
                 operators: detail.operators,
-                files: Vec::new(),
                 missing: detail.missing,
-                schema_diffs: Vec::new(),
-                dead_letters: BTreeMap::new(),
-                checks: Vec::new(),
                 warnings: detail.warnings,
                 staged: detail.staged,
-                progress: ModelProgress::default(),
                 seconds: detail.seconds,
+                ..BuildReport::of(model.clone(), materialized)
             };
             builds.insert(model, build);
         }

@@ -2,7 +2,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use freshet_core::contract::{SchemaChange, SchemaDiff};
 use freshet_core::source::Interval;
 use freshet_core::{ErrorKind, ModelId, OperatorCounts, RunId};
-use freshet_engine::{BuildReport, ErrorReport, ModelProgress};
+use freshet_engine::{BuildReport, ErrorReport};
 
 use super::*;
 use crate::golden;
@@ -23,26 +23,10 @@ fn day(n: i64) -> Interval {
 
 pub(crate) fn build(model: &str) -> BuildReport {
     BuildReport {
-        model: ModelId::from(model),
-        materialized: "table".into(),
-        incremental: false,
         version: Some(3),
         number: Some(4),
-        rows_written: 0,
         rows_total: Some(0),
-        bytes_read: 0,
-        batches: Vec::new(),
-        edges: BTreeMap::new(),
-        operators: Vec::new(),
-        files: Vec::new(),
-        missing: Vec::new(),
-        schema_diffs: Vec::new(),
-        dead_letters: BTreeMap::new(),
-        checks: Vec::new(),
-        warnings: Vec::new(),
-        staged: None,
-        progress: ModelProgress::default(),
-        seconds: BTreeMap::new(),
+        ..BuildReport::of(ModelId::from(model), "table")
     }
 }
 

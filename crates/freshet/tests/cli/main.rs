@@ -7,6 +7,7 @@ mod checks;
 mod history;
 mod ingest;
 mod misuse;
+mod production;
 mod replay;
 mod support;
 

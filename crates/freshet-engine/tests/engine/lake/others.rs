@@ -1,6 +1,7 @@
-//! Other readers: PyPI's `deltalake`, DuckDB and Polars see the same rows.
+//! Other readers: PyPI's `deltalake`, Polars and DuckDB's own extension see the same rows.
 //!
-//! `FRESHET_TEST_PYTHON` names a Python that has `deltalake`, `duckdb` and `polars`.
+//! `FRESHET_TEST_PYTHON` names a Python that has `deltalake`, `polars`, `duckdb` and its
+//! packaged extension for Delta tables.
 
 use std::process::Command;
 
@@ -19,7 +20,7 @@ pub(super) fn python(script: &str, arguments: &[&str]) -> String {
 
 /// Prints the rows as each reader has them, one reader a line.
 const READ: &str = r#"
-import sys, json
+import importlib.util, json, pathlib, sys
 from deltalake import DeltaTable
 import duckdb, polars
 path, order = sys.argv[1], sys.argv[2]
@@ -31,9 +32,12 @@ names = sorted(arrow.schema.names)
 show(zip(*[arrow.column(n).to_pylist() for n in names]))
 frame = polars.read_delta(path)
 show(frame.select(names).rows())
-files = table.file_uris()
-plain = duckdb.sql("select count(*) from read_parquet(" + repr(files) + ")").fetchall()[0][0]
-print(json.dumps([table.version(), plain]))
+con = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+packaged = pathlib.Path(importlib.util.find_spec("duckdb_extension_delta").origin).parent
+con.execute(f"load '{next(packaged.rglob('delta.duckdb_extension'))}'")
+columns = ", ".join(f'"{name}"' for name in names)
+show(con.execute(f"select {columns} from delta_scan('{path}')").fetchall())
+print(json.dumps(table.version()))
 "#;
 
 #[tokio::test]
@@ -96,7 +100,8 @@ async fn others_read_what_we_wrote() {
         .collect();
     assert_eq!(lines[0], serde_json::json!(expected));
     assert_eq!(lines[1], serde_json::json!(expected));
-    assert_eq!(lines[2], serde_json::json!([3, 9]));
+    assert_eq!(lines[2], serde_json::json!(expected));
+    assert_eq!(lines[3], serde_json::json!(3));
 }
 
 #[tokio::test]
