@@ -1,7 +1,7 @@
 //! Keys as numbers: equal numbers where and only where the values are equal.
 //!
 //! One integer, date, time or decimal is a key of 64 or 128 bits as it is. Everything else is encoded as
-//! Arrow's row format; up to 15 bytes of it stand in the number themselves, longer ones are 128 bits
+//! Arrow's row format; up to 15 bytes of it stand in the number themselves, longer ones are 127 bits
 //! of SipHash-1-3 under a key that is drawn for each process. The chance that any two of a billion
 //! long keys meet is below 10⁻²⁰; ClickHouse's `uniqExact` rests on the same.
 

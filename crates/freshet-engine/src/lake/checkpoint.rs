@@ -73,7 +73,7 @@ impl Lake {
             .chain(checkpoints.flat_map(|(_, checkpoint)| checkpoint.parts.values()))
             .map(|object| object.location.clone())
             .collect();
-        // In the order of versions, so that a process that ends here leaves no hole.
+        // A process that ends here leaves holes only among versions that are to go.
         stream::iter(old)
             .map(|path| async move {
                 match self.store.delete(&path).await {

@@ -605,6 +605,48 @@ async fn vacuum_deletes_what_nobody_needs() {
 }
 
 #[tokio::test]
+async fn old_log_entries_go_and_every_version_from_the_checkpoint_on_stays() {
+    let fixture = Fixture::on(Arc::new(InMemory::new()), |options| options.checkpoint_interval = 4);
+    for id in 0..10 {
+        fixture.write(StageMode::Append, vec![sales(&[(id, id)])]).await;
+    }
+    let hour = Duration::from_secs(3_600);
+    let nothing = BTreeSet::new();
+    let entries = async || {
+        let listed: Vec<_> = fixture.lake.store().list(None).try_collect().await.expect("listed");
+        let of_log = |path: &str| path.contains("_delta_log/0");
+        let mut names: Vec<_> =
+            listed.iter().map(|o| o.location.to_string()).filter(|path| of_log(path)).collect();
+        names.sort();
+        names
+    };
+    let before = entries().await;
+    assert_eq!(before.len(), 12, "ten entries, two checkpoints");
+    let ahead = freshet_core::clock::SystemClock.now_micros() - NEW_YEAR;
+    fixture.clock.advance_micros(ahead + 24 * 3_600_000_000);
+    fixture.lake.vacuum(&fixture.table, hour, &nothing, false).await.expect("it runs");
+    assert_eq!(entries().await, before, "a day is not old");
+    fixture.clock.advance_micros(31 * 24 * 3_600_000_000);
+    fixture.lake.vacuum(&fixture.table, hour, &nothing, true).await.expect("it runs");
+    assert_eq!(entries().await, before, "a dry run deletes nothing");
+    fixture.lake.vacuum(&fixture.table, hour, &nothing, false).await.expect("it runs");
+    let left = entries().await;
+    assert_eq!(left.len(), 4, "versions 7 to 9 and the checkpoint of 7: {left:?}");
+    for version in 7..10 {
+        let kept = fixture.lake.load(&fixture.table, Some(AsOf::Version(version))).await;
+        let kept = kept.expect("it is kept").expect("it exists");
+        assert_eq!(
+            (kept.rows(), kept.last_transaction("freshet")),
+            (Some(version + 1), version + 1)
+        );
+    }
+    let gone = fixture.lake.load(&fixture.table, Some(AsOf::Version(6))).await;
+    assert_eq!(gone.expect_err("it is gone").code(), code::LAKE);
+    fixture.write(StageMode::Append, vec![sales(&[(10, 10)])]).await;
+    assert_eq!(fixture.snapshot().await.expect("the table exists").rows(), Some(11));
+}
+
+#[tokio::test]
 async fn dropped_tables_are_gone() {
     let fixture = Fixture::new();
     fixture.write(StageMode::Overwrite, vec![sales(&[(1, 10)])]).await;
