@@ -20,7 +20,7 @@ copy (
             'sold_at': 'TIMESTAMP', 'product': 'VARCHAR', 'quantity': 'INTEGER',
             'amount': 'DECIMAL(12,2)', 'payment_method': 'VARCHAR'}})
     where amount >= 0 and store_id is not null and sale_date is not null
-        and transaction_id is not null
+        and transaction_id is not null and product is not null
 ) to '{out}/stg_sales.parquet' (compression zstd)
 """)
 con.execute(f"""

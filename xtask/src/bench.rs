@@ -78,6 +78,17 @@ struct Workshop {
     runs: usize,
 }
 
+/// Whether some transactions are sent twice.
+#[derive(Debug, Clone, Copy)]
+enum Repeats {
+    None,
+    Some,
+}
+
+/// Files that the peers' scripts can read, with transactions that are sent twice.
+const WHOLE_MONTH: [&str; 4] =
+    ["--no-header-change", "--no-empty-file", "--no-late-file", "--no-missing-file"];
+
 const KINDS: &str =
     "negative_amount,bad_amount,impossible_date,missing_column,extra_column,empty_value";
 
@@ -108,19 +119,19 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
     );
     println!("|---|---|---|---|---|---|---|");
     if wanted(Case::Job) {
-        let data = workshop.sales_data(options.rows, 31)?;
+        let data = workshop.sales_data(options.rows, 31, Repeats::None)?;
         equal &= workshop.sales("job", "daily_sales_bench", "daily_sales", &data)?;
     }
     if wanted(Case::Clean) {
-        let data = workshop.sales_data(options.rows, 31)?;
+        let data = workshop.sales_data(options.rows, 31, Repeats::None)?;
         equal &= workshop.sales("clean", "clean", "stg_sales", &data)?;
     }
     if wanted(Case::Full) {
-        let data = workshop.sales_data(options.rows, 31)?;
+        let data = workshop.sales_data(options.rows, 31, Repeats::Some)?;
         equal &= workshop.sales("full", "../examples/daily_sales", "daily_sales", &data)?;
     }
     if wanted(Case::Small) {
-        let data = workshop.sales_data(200_000, 3)?;
+        let data = workshop.sales_data(200_000, 3, Repeats::None)?;
         equal &= workshop.sales("small", "daily_sales_bench", "daily_sales", &data)?;
     }
     if wanted(Case::Tpch) {
@@ -134,12 +145,16 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
 
 impl Workshop {
     /// Sales files, made once.
-    fn sales_data(&self, rows: u64, days: u32) -> Result<PathBuf> {
-        let data = self.folder.join(format!("sales-{rows}-{days}"));
+    fn sales_data(&self, rows: u64, days: u32, repeats: Repeats) -> Result<PathBuf> {
+        let (suffix, files): (_, &[&str]) = match repeats {
+            Repeats::None => ("", &["--clean-files"]),
+            Repeats::Some => ("-repeated", &WHOLE_MONTH),
+        };
+        let data = self.folder.join(format!("sales-{rows}-{days}{suffix}"));
         // The sidecar is written last.
         if !data.join("truth.jsonl").exists() {
             let mut generate = Command::new(&self.freshet);
-            generate.args(["generate", "pos", "--clean-files", "--kinds", KINDS]);
+            generate.args(["generate", "pos", "--kinds", KINDS]).args(files);
             generate.args(["--rows", &rows.to_string(), "--days", &days.to_string()]);
             sh::run_aside(generate.arg(&data))?;
         }

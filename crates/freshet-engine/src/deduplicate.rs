@@ -25,6 +25,7 @@ use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 mod best;
+mod dense;
 mod exec;
 mod in_order;
 mod keys;

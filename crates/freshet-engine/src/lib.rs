@@ -17,6 +17,7 @@ pub mod functions;
 pub mod intent;
 pub mod interval;
 pub mod lake;
+pub mod memory;
 pub mod operators;
 pub mod overlay;
 pub mod publish;

@@ -7,7 +7,7 @@ use datafusion::catalog::{MemoryCatalogProvider, MemorySchemaProvider, TableProv
 use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::TrackConsumersPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::optimizer::{Optimizer, OptimizerRule};
@@ -18,6 +18,7 @@ use freshet_core::error::code;
 use freshet_core::{Error, Result, ResultExt};
 
 use crate::deduplicate;
+use crate::memory::SharedPool;
 
 /// The catalog in which everything of a project is found.
 pub const CATALOG: &str = "freshet";
@@ -46,7 +47,7 @@ impl Sessions {
         threads: usize,
         schema: &str,
     ) -> Result<Self> {
-        let pool = TrackConsumersPool::new(FairSpillPool::new(memory.as_usize()), CONSUMERS_NAMED);
+        let pool = TrackConsumersPool::new(SharedPool::new(memory.as_usize()), CONSUMERS_NAMED);
         let mode = match temp_dir {
             Some(folder) => DiskManagerMode::Directories(vec![folder.to_path_buf()]),
             None => DiskManagerMode::OsTmpDirectory,

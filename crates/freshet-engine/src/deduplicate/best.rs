@@ -176,14 +176,14 @@ impl Deduplication {
         let _timer = timer.timer();
         let batch = self.prepare(batch)?;
         let bytes = batch.size();
-        let mut fits = self.disk.memory.try_grow(bytes).is_ok();
+        let mut fits = self.disk.memory.grow(bytes);
         if !fits && self.held.live <= self.held.rows / 2 {
             self.forget_dead_rows()?;
-            fits = self.disk.memory.try_grow(bytes).is_ok();
+            fits = self.disk.memory.grow(bytes);
         }
         if !fits && !self.held.batches.is_empty() {
             self.write_held()?;
-            fits = self.disk.memory.try_grow(bytes).is_ok();
+            fits = self.disk.memory.grow(bytes);
         }
         self.held.add(batch);
         // Not even one batch fits: it goes to disk at once.
@@ -212,7 +212,8 @@ impl Deduplication {
             }
         }
         // Fewer rows than before cannot need more; batches of views may still round up.
-        self.disk.memory.try_resize(bytes.min(self.disk.memory.size()))
+        self.disk.memory.shrink_to(bytes);
+        Ok(())
     }
 
     /// Writes the best rows so far to disk.

@@ -1,8 +1,8 @@
 //! Deduplication of rows that arrive in order, or whose order does not matter: the first of a key
 //! passes, the others do not.
 //!
-//! Each input is read by a task of its own, some batches ahead; one stream takes their batches in
-//! the order of their rows. Batches of several inputs rarely overlap (a worker reads a piece of a
+//! Each input is read by a task of its own, some batches ahead, which makes their keys as well; one
+//! stream takes their batches in the order of their rows. Batches of several inputs rarely overlap (a worker reads a piece of a
 //! file at a time), so that almost all pass uncut.
 //!
 //! Once the set of keys cannot grow any more it stays as it is: rows whose keys it has are dropped
@@ -23,7 +23,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use super::keys::Keys;
+use super::keys::{KeyEncoder, Keys};
 use super::positions::Positions;
 use super::set::{Inserted, KeySet};
 use super::spill::{Disk, Division, Part};
@@ -39,7 +39,7 @@ pub fn stream(
 ) -> DfResult<SendableRecordBatchStream> {
     let inputs = inputs
         .into_iter()
-        .map(|input| Input::start(input, order.clone()))
+        .map(|input| Input::start(input, order.clone(), Arc::clone(&disk.keys)))
         .collect::<DfResult<Vec<_>>>()?;
     let positions = Positions::new(order.clone(), &disk.schema)?;
     Ok(Deduplication::run(Source::Inputs(inputs, positions), disk))
@@ -50,11 +50,20 @@ pub fn any(input: SendableRecordBatchStream, disk: Disk) -> SendableRecordBatchS
     Deduplication::run(Source::Rows(input), disk)
 }
 
-/// A batch and where it lies in the order.
+/// A batch, its keys, and where it lies in the order.
 struct Located {
     batch: RecordBatch,
+    keys: Arc<Keys>,
     first: OwnedRow,
     last: OwnedRow,
+}
+
+/// Some of the rows of a batch.
+struct Piece {
+    batch: RecordBatch,
+    /// Of the whole batch.
+    keys: Arc<Keys>,
+    rows: Range<usize>,
 }
 
 /// One input, read ahead.
@@ -69,17 +78,24 @@ struct Input {
 }
 
 impl Input {
-    fn start(mut input: SendableRecordBatchStream, order: LexOrdering) -> DfResult<Self> {
+    fn start(
+        mut input: SendableRecordBatchStream,
+        order: LexOrdering,
+        keys: Arc<KeyEncoder>,
+    ) -> DfResult<Self> {
         let positions = Positions::new(order, &input.schema())?;
         let (sender, batches) = mpsc::channel(AHEAD);
         let task = SpawnedTask::spawn(async move {
             while let Some(batch) = input.next().await {
-                let located = batch.and_then(|batch| locate(batch, &positions)).transpose();
+                let located = batch.and_then(|batch| locate(batch, &positions, &keys)).transpose();
                 if let Some(located) = located {
                     let failed = located.is_err();
                     if sender.send(located).await.is_err() || failed {
                         return;
                     }
+                    // The receiver was woken into this worker's slot for what runs next, from which
+                    // no other worker can take it: let it run.
+                    tokio::task::yield_now().await;
                 }
             }
         });
@@ -105,11 +121,16 @@ impl Input {
     }
 }
 
-fn locate(batch: RecordBatch, positions: &Positions) -> DfResult<Option<Located>> {
+fn locate(
+    batch: RecordBatch,
+    positions: &Positions,
+    keys: &KeyEncoder,
+) -> DfResult<Option<Located>> {
     let Some(end) = batch.num_rows().checked_sub(1) else { return Ok(None) };
     let first = positions.of(&batch.slice(0, 1))?.row(0).owned();
     let last = positions.of(&batch.slice(end, 1))?.row(0).owned();
-    Ok(Some(Located { batch, first, last }))
+    let keys = Arc::new(keys.encode(&batch)?);
+    Ok(Some(Located { batch, keys, first, last }))
 }
 
 enum Source {
@@ -119,15 +140,19 @@ enum Source {
 
 impl Source {
     /// The next rows in the order.
-    async fn next(&mut self) -> DfResult<Option<RecordBatch>> {
+    async fn next(&mut self, keys: &KeyEncoder) -> DfResult<Option<Piece>> {
         match self {
             Self::Inputs(inputs, positions) => merge(inputs, positions).await,
-            Self::Rows(rows) => rows.next().await.transpose(),
+            Self::Rows(rows) => {
+                let Some(batch) = rows.next().await.transpose()? else { return Ok(None) };
+                let keys = Arc::new(keys.encode(&batch)?);
+                Ok(Some(Piece { rows: 0..batch.num_rows(), batch, keys }))
+            }
         }
     }
 }
 
-async fn merge(inputs: &mut [Input], positions: &Positions) -> DfResult<Option<RecordBatch>> {
+async fn merge(inputs: &mut [Input], positions: &Positions) -> DfResult<Option<Piece>> {
     for input in inputs.iter_mut() {
         input.fill().await?;
     }
@@ -169,13 +194,17 @@ async fn merge(inputs: &mut [Input], positions: &Positions) -> DfResult<Option<R
         }
         _ => rows,
     };
-    let batch = head.batch.slice(from, end - from);
+    let piece = Piece {
+        batch: head.batch.clone(),
+        keys: Arc::clone(&head.keys),
+        rows: from..end,
+    };
     if end < rows {
         input.head = Some((head, end));
     } else {
         input.rows = None;
     }
-    Ok(Some(batch))
+    Ok(Some(piece))
 }
 
 struct Deduplication {
@@ -205,8 +234,8 @@ impl Deduplication {
 
     async fn next(&mut self) -> DfResult<Option<RecordBatch>> {
         loop {
-            if let Some(batch) = self.source.next().await? {
-                let kept = self.keep(&batch)?;
+            if let Some(piece) = self.source.next(&self.disk.keys).await? {
+                let kept = self.keep(&piece)?;
                 if kept.num_rows() > 0 {
                     self.disk.metrics.record_output(kept.num_rows());
                     return Ok(Some(kept));
@@ -218,32 +247,32 @@ impl Deduplication {
     }
 
     /// The first rows of their keys.
-    fn keep(&mut self, batch: &RecordBatch) -> DfResult<RecordBatch> {
+    fn keep(&mut self, piece: &Piece) -> DfResult<RecordBatch> {
         let timer = self.disk.metrics.elapsed_compute().clone();
         let _timer = timer.timer();
-        let keys = self.disk.keys.encode(batch)?;
-        let rows = batch.num_rows();
-        let mut fresh = Vec::with_capacity(rows);
-        let set = self.set.get_or_insert_with(|| KeySet::like(&keys));
+        let Piece { batch, keys, rows } = piece;
+        let mut fresh = Vec::with_capacity(rows.len());
+        let set = self.set.get_or_insert_with(|| KeySet::like(keys));
         let full = match &self.division {
-            Some(_) => Some(0),
+            Some(_) => Some(rows.start),
             None => {
-                let memory = &self.disk.memory;
-                let mut grow = |bytes| memory.try_grow(bytes).is_ok();
-                match set.insert(&keys, 0..rows, &mut fresh, &mut grow) {
+                let memory = &mut self.disk.memory;
+                let mut grow = |bytes| memory.grow(bytes);
+                match set.insert(keys, rows.clone(), &mut fresh, &mut grow) {
                     Inserted::All => None,
                     Inserted::Until(row) => Some(row),
                 }
             }
         };
         if let Some(from) = full {
-            self.divide(batch, &keys, from..rows)?;
-            fresh.resize(rows, false);
+            self.divide(batch, keys, from..rows.end)?;
+            fresh.resize(rows.len(), false);
         }
+        let batch = batch.slice(rows.start, rows.len());
         if fresh.iter().all(|fresh| *fresh) {
-            return Ok(batch.clone());
+            return Ok(batch);
         }
-        Ok(filter_record_batch(batch, &BooleanArray::from(fresh))?)
+        Ok(filter_record_batch(&batch, &BooleanArray::from(fresh))?)
     }
 
     /// Writes those of `rows` aside whose keys are not known.

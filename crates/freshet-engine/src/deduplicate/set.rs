@@ -1,9 +1,13 @@
-//! A set of keys that takes little more memory than the keys.
+//! A set of keys that takes little more memory than the keys; integers that lie close together take
+//! less ([`super::dense`]).
 //!
 //! Open addressing with linear probing. The table is cut into shards by the hash's top bits, each
 //! of which grows by half when it is seven eighths full: growing never needs a second table, only a
 //! second shard.
 
+use std::ops::Range;
+
+use super::dense::{DenseSet, Progress};
 use super::keys::{Keys, mix, mix_wide};
 
 const SHARDS: usize = 64;
@@ -39,6 +43,7 @@ pub struct KeySet {
 
 #[derive(Debug)]
 enum Table {
+    Dense(DenseSet),
     Narrow(Shards<u64>),
     Wide(Shards<u128>),
 }
@@ -56,7 +61,7 @@ impl KeySet {
     /// An empty set of keys like `keys`.
     pub fn like(keys: &Keys) -> Self {
         let table = match keys {
-            Keys::Narrow(..) => Table::Narrow(Shards::new()),
+            Keys::Narrow(..) => Table::Dense(DenseSet::new()),
             Keys::Wide(_) => Table::Wide(Shards::new()),
         };
         Self { table, has_null: false }
@@ -67,36 +72,69 @@ impl KeySet {
     pub fn insert(
         &mut self,
         keys: &Keys,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         fresh: &mut Vec<bool>,
         grow: &mut dyn FnMut(usize) -> bool,
     ) -> Inserted {
-        let has_null = &mut self.has_null;
-        match (&mut self.table, keys) {
-            (Table::Narrow(table), Keys::Narrow(keys, None)) => {
-                table.insert(keys, rows, fresh, grow)
-            }
-            (Table::Narrow(table), Keys::Narrow(keys, Some(nulls))) => {
+        match keys {
+            Keys::Narrow(_, Some(nulls)) => {
                 for row in rows {
                     if nulls.is_null(row) {
-                        fresh.push(!std::mem::replace(has_null, true));
-                    } else if table.insert(keys, row..row + 1, fresh, grow) != Inserted::All {
+                        fresh.push(!std::mem::replace(&mut self.has_null, true));
+                    } else if self.table.insert(keys, row..row + 1, fresh, grow) != Inserted::All {
                         return Inserted::Until(row);
                     }
                 }
                 Inserted::All
             }
-            (Table::Wide(table), Keys::Wide(keys)) => table.insert(keys, rows, fresh, grow),
-            _ => unreachable!("the keys of one encoder are all alike"),
+            _ => self.table.insert(keys, rows, fresh, grow),
         }
     }
 
     /// Whether the key of a row is in it.
     pub fn contains(&self, keys: &Keys, row: usize) -> bool {
         match (&self.table, keys) {
-            (Table::Narrow(_), Keys::Narrow(_, Some(nulls))) if nulls.is_null(row) => self.has_null,
+            (_, Keys::Narrow(_, Some(nulls))) if nulls.is_null(row) => self.has_null,
+            (Table::Dense(table), Keys::Narrow(keys, _)) => table.contains(keys[row]),
             (Table::Narrow(table), Keys::Narrow(keys, _)) => table.contains(keys[row]),
             (Table::Wide(table), Keys::Wide(keys)) => table.contains(keys[row]),
+            _ => unreachable!("the keys of one encoder are all alike"),
+        }
+    }
+}
+
+impl Table {
+    fn insert(
+        &mut self,
+        keys: &Keys,
+        mut rows: Range<usize>,
+        fresh: &mut Vec<bool>,
+        grow: &mut dyn FnMut(usize) -> bool,
+    ) -> Inserted {
+        if let (Self::Dense(table), Keys::Narrow(keys, _)) = (&mut *self, keys) {
+            match table.insert(keys, rows.clone(), fresh, grow) {
+                Progress::All => return Inserted::All,
+                Progress::Full(row) => return Inserted::Until(row),
+                Progress::Sparse(row) => {
+                    // The memory of the bitmaps becomes the table's.
+                    let mut left = table.bytes();
+                    let mut grow = |bytes: usize| {
+                        let more = bytes.saturating_sub(left);
+                        let fits = more == 0 || grow(more);
+                        left -= if fits { bytes.min(left) } else { 0 };
+                        fits
+                    };
+                    let Some(shards) = Shards::of(table.iter(), &mut grow) else {
+                        return Inserted::Until(row);
+                    };
+                    *self = Self::Narrow(shards);
+                    rows.start = row;
+                }
+            }
+        }
+        match (self, keys) {
+            (Self::Narrow(table), Keys::Narrow(keys, _)) => table.insert(keys, rows, fresh, grow),
+            (Self::Wide(table), Keys::Wide(keys)) => table.insert(keys, rows, fresh, grow),
             _ => unreachable!("the keys of one encoder are all alike"),
         }
     }
@@ -121,10 +159,21 @@ impl<K: Slot> Shards<K> {
         Self { shards: (0..SHARDS).map(empty).collect(), has_empty: false }
     }
 
+    /// A set of `keys`; `None` where it cannot grow as large.
+    fn of(keys: impl Iterator<Item = K>, grow: &mut dyn FnMut(usize) -> bool) -> Option<Self> {
+        let mut shards = Self::new();
+        for key in keys {
+            if shards.insert(&[key], 0..1, &mut Vec::new(), grow) != Inserted::All {
+                return None;
+            }
+        }
+        Some(shards)
+    }
+
     fn insert(
         &mut self,
         keys: &[K],
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         fresh: &mut Vec<bool>,
         grow: &mut dyn FnMut(usize) -> bool,
     ) -> Inserted {

@@ -22,11 +22,49 @@ const MAX_LEVEL: u32 = 12;
 /// Rows that wait for a part before they are written.
 const WRITE_ROWS: usize = 4096;
 
+/// Bytes that each partition takes without asking. Others may hold all that the pool has: with this
+/// much a part is small enough after few divisions, with none it never is.
+const UNASKED: usize = 128 << 10;
+
+/// Memory of one partition.
+pub struct Memory {
+    reservation: MemoryReservation,
+    unasked: usize,
+}
+
+impl Memory {
+    /// Takes `bytes` more, unless the pool refuses.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        if self.reservation.try_grow(bytes).is_ok() {
+            return true;
+        }
+        let fits = self.unasked + bytes <= UNASKED;
+        if fits {
+            self.unasked += bytes;
+        }
+        fits
+    }
+
+    /// Gives back what is beyond `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let mut beyond = (self.reservation.size() + self.unasked).saturating_sub(bytes);
+        let unasked = beyond.min(self.unasked);
+        self.unasked -= unasked;
+        beyond -= unasked;
+        self.reservation.shrink(beyond);
+    }
+
+    /// Gives all back.
+    pub fn free(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
 /// Memory, disk and figures of one partition.
 pub struct Disk {
     pub schema: SchemaRef,
-    pub keys: KeyEncoder,
-    pub memory: MemoryReservation,
+    pub keys: Arc<KeyEncoder>,
+    pub memory: Memory,
     pub metrics: BaselineMetrics,
     manager: Arc<SpillManager>,
 }
@@ -40,7 +78,7 @@ impl Disk {
         partition: usize,
         keys: &[Arc<dyn PhysicalExpr>],
     ) -> DfResult<Self> {
-        let memory = MemoryConsumer::new(format!("Deduplicate[{partition}]"))
+        let reservation = MemoryConsumer::new(format!("Deduplicate[{partition}]"))
             .with_can_spill(true)
             .register(context.memory_pool());
         let manager = SpillManager::new(
@@ -50,8 +88,8 @@ impl Disk {
         );
         Ok(Self {
             schema: Arc::clone(schema),
-            keys: KeyEncoder::new(keys, schema)?,
-            memory,
+            keys: Arc::new(KeyEncoder::new(keys, schema)?),
+            memory: Memory { reservation, unasked: 0 },
             metrics: BaselineMetrics::new(metrics, partition),
             manager: Arc::new(manager),
         })

@@ -12,6 +12,8 @@ use freshet_core::config::ByteSize;
 use proptest::prelude::*;
 
 use super::DeduplicateExec;
+use super::keys::Keys;
+use super::set::{Inserted, KeySet};
 use crate::session::{Sessions, register};
 
 /// A row: two keys, a time, and where it comes from.
@@ -139,7 +141,8 @@ fn rows_beyond_memory_go_to_disk_and_come_back() {
         .map(|n| {
             let key = n * 7919 % 45_000;
             let name = format!("key {key} with some more letters");
-            ((n % 1000 != 0).then_some(key), Some(name), n * 31 % 977)
+            // Far apart: integers that are neighbours would all fit.
+            ((n % 1000 != 0).then_some(key * 1_000_003), Some(name), n * 31 % 977)
         })
         .collect();
     check(&rows, 4096, 1 << 20);
@@ -151,6 +154,11 @@ fn rows_beyond_memory_go_to_disk_and_come_back() {
         (false, ANY, 256 << 10),
         (false, FIRST, 1 << 20),
         (false, NEWEST, 1 << 20),
+        // Others hold all there is.
+        (true, FIRST, 1),
+        (false, ANY, 1),
+        (false, FIRST, 1),
+        (false, NEWEST, 1),
     ] {
         let context = session(&rows, 4096, memory, sorted);
         let roomy = session(&rows, 4096, 256 << 20, sorted);
@@ -219,4 +227,64 @@ async fn other_conditions_hold_for_the_rows_that_are_first() {
         text,
         "+--------+---+\n| number | n |\n+--------+---+\n| 2      | 1 |\n+--------+---+"
     );
+}
+
+/// Keys of which some are neighbours and most are not.
+fn mixed_keys() -> Vec<u64> {
+    let near = (0..30_000u64).map(|n| n * 17 % 20_000);
+    let ends = [0, u64::MAX, u64::MAX - 1, 511, 512, 0];
+    let far = (0..60_000u64).map(|n| (n % 45_000).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    near.chain(ends).chain(far).collect()
+}
+
+#[test]
+fn a_set_of_integers_turns_from_bitmaps_to_a_table_and_forgets_none() {
+    let numbers = mixed_keys();
+    let rows = numbers.len();
+    let keys = Keys::Narrow(numbers.clone(), None);
+    let mut bytes = 0;
+    let (mut set, mut fresh) = (KeySet::like(&keys), Vec::new());
+    let mut grow = |more: usize| {
+        bytes += more;
+        true
+    };
+    assert_eq!(set.insert(&keys, 0..rows, &mut fresh, &mut grow), Inserted::All);
+    let mut seen = BTreeSet::new();
+    let expected: Vec<bool> = numbers.iter().map(|number| seen.insert(*number)).collect();
+    assert_eq!(fresh, expected);
+    assert!((0..rows).all(|row| set.contains(&keys, row)));
+    let others = Keys::Narrow(numbers.iter().map(|number| number ^ (1 << 40)).collect(), None);
+    let held = |row: usize| seen.contains(&(numbers[row] ^ (1 << 40)));
+    assert!((0..rows).all(|row| set.contains(&others, row) == held(row)));
+
+    // Wherever memory ends, rows before that place are in the set and no others.
+    for limit in [0, 10_000, 80_000, bytes / 2, bytes - 1] {
+        let (mut set, mut fresh, mut left) = (KeySet::like(&keys), Vec::new(), limit);
+        let mut grow = |more: usize| {
+            let fits = more <= left;
+            left -= if fits { more } else { 0 };
+            fits
+        };
+        let Inserted::Until(row) = set.insert(&keys, 0..rows, &mut fresh, &mut grow) else {
+            panic!("{limit} bytes are too few")
+        };
+        assert_eq!(fresh, expected[..row], "{limit}");
+        let before: BTreeSet<u64> = numbers[..row].iter().copied().collect();
+        for at in 0..rows {
+            assert_eq!(set.contains(&keys, at), before.contains(&numbers[at]), "{limit}, {at}");
+        }
+    }
+}
+
+#[test]
+fn serial_numbers_take_a_bit_each() {
+    let keys = Keys::Narrow((10_000_000..11_000_000).collect(), None);
+    let mut bytes = 0;
+    let mut grow = |more: usize| {
+        bytes += more;
+        true
+    };
+    let mut set = KeySet::like(&keys);
+    set.insert(&keys, 0..1_000_000, &mut Vec::new(), &mut grow);
+    assert!(bytes < 1_000_000 / 2, "{bytes} bytes");
 }

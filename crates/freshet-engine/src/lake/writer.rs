@@ -241,11 +241,17 @@ impl<'a> StreamWriter<'a> {
         let mut parts: Vec<(Vec<u8>, Vec<u32>)> = Vec::new();
         let mut known: HashMap<&[u8], usize> = HashMap::new();
         let bytes: Vec<_> = rows.iter().collect();
+        // Neighbours mostly belong together.
+        let mut last: (&[u8], usize) = (&[], 0);
         for (index, row) in bytes.iter().enumerate() {
-            let at = *known.entry(row.data()).or_insert_with(|| {
-                parts.push((row.data().to_vec(), Vec::new()));
-                parts.len() - 1
-            });
+            if parts.is_empty() || row.data() != last.0 {
+                let at = *known.entry(row.data()).or_insert_with(|| {
+                    parts.push((row.data().to_vec(), Vec::new()));
+                    parts.len() - 1
+                });
+                last = (row.data(), at);
+            }
+            let (_, at) = last;
             // A batch has far fewer than 2³² rows.
             parts[at].1.push(index as u32);
         }
