@@ -20,7 +20,7 @@ else:
 con = duckdb.connect()
 if kind == "daily":
     rows = con.execute(
-        f"""select sale_date, store_id, transactions, items, revenue::decimal(38,2) from {source}
+        f"""select sale_date, store_id, transactions, items::bigint, revenue::decimal(38,2) from {source}
             order by 1, 2"""
     ).fetchall()
     text = "\n".join("|".join(map(str, row)) for row in rows)
