@@ -9,7 +9,7 @@ use freshet_core::clock::SystemClock;
 use freshet_core::config::{HumanDuration, Share};
 use freshet_core::contract::ContractModes;
 use freshet_core::registry::{ConnectorContext, SourceSpec};
-use freshet_core::source::{Extent, SplitRequest};
+use freshet_core::source::{Extent, Purpose, SplitRequest};
 use freshet_core::{Contract, Result};
 use futures::StreamExt;
 
@@ -61,7 +61,7 @@ async fn read(path: &str, wanted: &[String]) -> Result<()> {
         let projection: Vec<usize> = (0..schema.fields().len())
             .filter(|index| wanted.contains(schema.field(*index).name()))
             .collect();
-        let running = scan.start(&projection, 8192)?;
+        let running = scan.start(&projection, 8192, Purpose::Build)?;
         let workers: Vec<_> = (0..2)
             .map(|_| {
                 let mut worker = running.worker();

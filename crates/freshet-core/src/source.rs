@@ -169,6 +169,16 @@ pub trait SplitReader: Send {
     fn position(&self) -> Position;
 }
 
+/// What a scan is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// An answer: nobody asks for digests, and bytes that no column needs are not read.
+    #[default]
+    Query,
+    /// A table: its report is entered into the books.
+    Build,
+}
+
 /// Some splits of a source with one schema, ready to be read any number of times.
 pub trait Scan: Debug + Send + Sync {
     /// Contract columns, new columns, captured columns, then `_file` (text) and `_offset` (bigint).
@@ -192,7 +202,12 @@ pub trait Scan: Debug + Send + Sync {
     }
 
     /// Starts reading the columns `projection` of `schema`, in that order.
-    fn start(&self, projection: &[usize], batch_rows: usize) -> Result<Arc<dyn RunningScan>>;
+    fn start(
+        &self,
+        projection: &[usize],
+        batch_rows: usize,
+        purpose: Purpose,
+    ) -> Result<Arc<dyn RunningScan>>;
 }
 
 /// A scan that is being read by several workers, each of which takes work until none is left.
@@ -243,7 +258,7 @@ pub struct SplitReport {
     pub split: Split,
     /// What became of it.
     pub status: SplitStatus,
-    /// Identity of its content, once read whole.
+    /// Identity of its content, once read whole for a build.
     pub digest: Option<ContentDigest>,
     /// Records in it, good and bad.
     pub records: u64,

@@ -26,6 +26,7 @@ pub mod relations;
 pub mod replay;
 pub mod report;
 pub mod scan;
+pub mod semi_join;
 pub mod session;
 pub mod splits;
 pub mod store;

@@ -8,7 +8,7 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use freshet_core::error::code;
-use freshet_core::source::{Scan, Split, SplitReport};
+use freshet_core::source::{Purpose, Scan, Split, SplitReport};
 use freshet_core::{Error, Location, ModelId, Result, SourceId};
 use freshet_project::{CompiledSql, Materialized, Node, Project, RenderContext, SourceTable};
 
@@ -59,6 +59,8 @@ pub struct ReadMode {
     pub exclude: BTreeSet<(SourceId, String)>,
     /// Of the tables, the version to read.
     pub as_of: Option<AsOf>,
+    /// What sources are read for.
+    pub purpose: Purpose,
 }
 
 /// The lake's name of a node's table.
@@ -220,7 +222,8 @@ impl Registrar<'_> {
         let incremental = self.mode.only_new.is_some();
         let selection = splits::select(table, kept, consumed, &overlay, incremental)?;
         let scan = source.plan(selection.requests.clone(), overlay).await?;
-        let provider = ScanTable::new(id.clone(), Arc::clone(&scan), self.inputs.tracker.clone());
+        let (read, tracker) = (Arc::clone(&scan), self.inputs.tracker.clone());
+        let provider = ScanTable::new(id.clone(), read, self.mode.purpose, tracker);
         session::register(self.context, &table.source, &table.table, Arc::new(provider))?;
         self.inputs.sources.push(SourceInput { id: id.clone(), scan, selection, all });
         Ok(())
@@ -328,7 +331,7 @@ pub async fn reports(
         let report = match finished {
             Some(report) => report,
             None => {
-                let again = source.scan.start(&[], session::BATCH_ROWS)?;
+                let again = source.scan.start(&[], session::BATCH_ROWS, Purpose::Build)?;
                 let workers = (0..threads).map(|_| {
                     let mut worker = again.worker();
                     async move {

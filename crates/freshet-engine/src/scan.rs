@@ -1,4 +1,10 @@
 //! A source's scan as a DataFusion table: each partition of the plan is one more worker of it.
+//!
+//! A query hands its predicates down to the scan, those included that a join makes of its smaller side
+//! while it runs: what they refuse is dropped before anything else sees it. A build does not, since
+//! its report says what every operator was given.
+
+mod selection;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -10,13 +16,18 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::Statistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_expr::conjunction_opt;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{
     Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
+};
+use datafusion::physical_plan::filter_pushdown::{
+    ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
 };
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::StatisticsArgs;
@@ -25,7 +36,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
 };
 use freshet_core::SourceId;
-use freshet_core::source::{RunningScan, Scan};
+use freshet_core::source::{Purpose, RunningScan, Scan};
 use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
@@ -52,13 +63,19 @@ impl ScanTracker {
 pub struct ScanTable {
     source: SourceId,
     scan: Arc<dyn Scan>,
+    purpose: Purpose,
     tracker: ScanTracker,
 }
 
 impl ScanTable {
     /// A table whose reading is noted in `tracker`.
-    pub fn new(source: SourceId, scan: Arc<dyn Scan>, tracker: ScanTracker) -> Self {
-        Self { source, scan, tracker }
+    pub fn new(
+        source: SourceId,
+        scan: Arc<dyn Scan>,
+        purpose: Purpose,
+        tracker: ScanTracker,
+    ) -> Self {
+        Self { source, scan, purpose, tracker }
     }
 }
 
@@ -86,7 +103,7 @@ impl TableProvider for ScanTable {
         let partitions = state.config().target_partitions().max(1);
         Ok(Arc::new(ScanExec::new(
             self.source.clone(),
-            Arc::clone(&self.scan),
+            (Arc::clone(&self.scan), self.purpose),
             projection,
             projected,
             partitions,
@@ -99,7 +116,10 @@ impl TableProvider for ScanTable {
 struct ScanExec {
     source: SourceId,
     scan: Arc<dyn Scan>,
+    purpose: Purpose,
     projection: Vec<usize>,
+    /// What rows must fulfil, in terms of `schema`.
+    predicates: Vec<Arc<dyn PhysicalExpr>>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
     tracker: ScanTracker,
@@ -111,7 +131,7 @@ struct ScanExec {
 impl ScanExec {
     fn new(
         source: SourceId,
-        scan: Arc<dyn Scan>,
+        (scan, purpose): (Arc<dyn Scan>, Purpose),
         projection: Vec<usize>,
         schema: SchemaRef,
         partitions: usize,
@@ -128,7 +148,9 @@ impl ScanExec {
         Self {
             source,
             scan,
+            purpose,
             projection,
+            predicates: Vec::new(),
             schema,
             properties: Arc::new(properties),
             tracker,
@@ -137,13 +159,27 @@ impl ScanExec {
         }
     }
 
+    /// The same before it was executed.
+    fn copy(&self) -> Self {
+        let mut copy = Self::new(
+            self.source.clone(),
+            (Arc::clone(&self.scan), self.purpose),
+            self.projection.clone(),
+            Arc::clone(&self.schema),
+            self.properties.partitioning.partition_count(),
+            self.tracker.clone(),
+        );
+        copy.predicates.clone_from(&self.predicates);
+        copy
+    }
+
     fn running(&self, batch_rows: usize) -> DfResult<Arc<dyn RunningScan>> {
         if let Some(running) = self.running.get() {
             return Ok(Arc::clone(running));
         }
         let started = self
             .scan
-            .start(&self.projection, batch_rows)
+            .start(&self.projection, batch_rows, self.purpose)
             .map_err(|error| DataFusionError::External(Box::new(error)))?;
         let mut first = false;
         let running = self.running.get_or_init(|| {
@@ -175,7 +211,14 @@ impl fmt::Debug for ScanExec {
 impl DisplayAs for ScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns: Vec<_> = self.schema.fields().iter().map(|f| f.name().as_str()).collect();
-        write!(f, "ScanExec: source={}, columns=[{}]", self.source, columns.join(", "))
+        write!(f, "ScanExec: source={}, columns=[{}]", self.source, columns.join(", "))?;
+        match self.predicates.as_slice() {
+            [] => Ok(()),
+            predicates => {
+                let texts: Vec<_> = predicates.iter().map(ToString::to_string).collect();
+                write!(f, ", predicates=[{}]", texts.join(", "))
+            }
+        }
     }
 }
 
@@ -194,9 +237,32 @@ impl ExecutionPlan for ScanExec {
 
     fn apply_expressions(
         &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
     ) -> DfResult<TreeNodeRecursion> {
+        for predicate in &self.predicates {
+            if f(predicate)? == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
         Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn handle_child_pushdown_result(
+        &self,
+        _: FilterPushdownPhase,
+        result: ChildPushdownResult,
+        _: &ConfigOptions,
+    ) -> DfResult<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
+        if self.purpose == Purpose::Build || result.parent_filters.is_empty() {
+            return Ok(FilterPushdownPropagation::all_unsupported(result));
+        }
+        let mut taken = self.copy();
+        taken
+            .predicates
+            .extend(result.parent_filters.iter().map(|parent| Arc::clone(&parent.filter)));
+        let all = vec![PushedDown::Yes; result.parent_filters.len()];
+        Ok(FilterPushdownPropagation::with_parent_pushdown_result(all)
+            .with_updated_node(Arc::new(taken)))
     }
 
     fn replace_children(
@@ -215,14 +281,7 @@ impl ExecutionPlan for ScanExec {
     }
 
     fn reset_state(self: Arc<Self>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::new(
-            self.source.clone(),
-            Arc::clone(&self.scan),
-            self.projection.clone(),
-            Arc::clone(&self.schema),
-            self.properties.partitioning.partition_count(),
-            self.tracker.clone(),
-        )))
+        Ok(Arc::new(self.copy()))
     }
 
     fn execute(
@@ -230,13 +289,16 @@ impl ExecutionPlan for ScanExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> DfResult<SendableRecordBatchStream> {
-        let running = self.running(context.session_config().batch_size())?;
+        let batch_rows = context.session_config().batch_size();
+        let running = self.running(batch_rows)?;
         let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let stream = running
-            .worker()
-            .inspect_ok(move |batch| metrics.record_output(batch.num_rows()))
-            .map_err(|error| DataFusionError::External(Box::new(error)))
-            .boxed();
+        let rows =
+            running.worker().map_err(|error| DataFusionError::External(Box::new(error))).boxed();
+        let rows = match conjunction_opt(self.predicates.iter().cloned()) {
+            Some(predicate) => selection::select(rows, predicate, &self.schema, batch_rows),
+            None => rows,
+        };
+        let stream = rows.inspect_ok(move |batch| metrics.record_output(batch.num_rows())).boxed();
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream)))
     }
 

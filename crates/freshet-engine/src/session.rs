@@ -19,6 +19,7 @@ use freshet_core::{Error, Result, ResultExt};
 
 use crate::deduplicate;
 use crate::memory::SharedPool;
+use crate::semi_join;
 
 /// The catalog in which everything of a project is found.
 pub const CATALOG: &str = "freshet";
@@ -106,7 +107,9 @@ impl Sessions {
 fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = Optimizer::new().rules;
     let behind = rules.iter().position(|rule| rule.name() == "push_down_filter");
-    rules.insert(behind.map_or(0, |rule| rule + 1), Arc::new(deduplicate::Rule));
+    let at = behind.map_or(0, |rule| rule + 1);
+    rules.insert(at, Arc::new(deduplicate::Rule));
+    rules.insert(at + 1, Arc::new(semi_join::Rule));
     rules
 }
 

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use freshet_core::contract::SchemaDiff;
 use freshet_core::error::{Error, Result};
 use freshet_core::format::ReadSpec;
-use freshet_core::source::{RunningScan, Scan, ScanReport};
+use freshet_core::source::{Purpose, RunningScan, Scan, ScanReport};
 use futures::stream::BoxStream;
 
 use super::FilesSource;
@@ -110,8 +110,13 @@ impl Scan for FilesScan {
         !self.inner.files.iter().any(corrected)
     }
 
-    fn start(&self, projection: &[usize], batch_rows: usize) -> Result<Arc<dyn RunningScan>> {
-        Ok(Arc::new(Running(Shared::new(&self.inner, projection, batch_rows)?)))
+    fn start(
+        &self,
+        projection: &[usize],
+        batch_rows: usize,
+        purpose: Purpose,
+    ) -> Result<Arc<dyn RunningScan>> {
+        Ok(Arc::new(Running(Shared::new(&self.inner, projection, batch_rows, purpose)?)))
     }
 }
 
@@ -151,6 +156,7 @@ impl std::fmt::Debug for Running {
 /// What the workers of one running scan share.
 pub(super) struct Shared {
     pub scan: Arc<ScanInner>,
+    pub purpose: Purpose,
     pub spec: ReadSpec,
     pub output: Output,
     pub units: Vec<Unit>,
@@ -166,7 +172,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(scan: &Arc<ScanInner>, projection: &[usize], batch_rows: usize) -> Result<Arc<Self>> {
+    fn new(
+        scan: &Arc<ScanInner>,
+        projection: &[usize],
+        batch_rows: usize,
+        purpose: Purpose,
+    ) -> Result<Arc<Self>> {
         let output = Output::new(&scan.schema, scan.data.fields().len(), projection)?;
         let spec = ReadSpec {
             projection: output.data_columns().to_vec(),
@@ -191,7 +202,8 @@ impl Shared {
                 }
                 Fate::Ready(ready) => {
                     let local = !file.split.id.starts_with("s3://");
-                    cut(&scan.source, index, file, ready, local, &mut units)?;
+                    let digest = purpose == Purpose::Build && ready.digest.is_none();
+                    cut(&scan.source, (index, file), ready, (local, digest), &mut units)?;
                     let first_line = match &ready.layout {
                         Layout::Text(layout) => layout.data_line(),
                         Layout::Blocks(_) => 0,
@@ -213,6 +225,7 @@ impl Shared {
         units.sort_by_key(|unit: &Unit| &scan.files[unit.file].split.id);
         Ok(Arc::new(Self {
             scan: Arc::clone(scan),
+            purpose,
             spec,
             output,
             units,
@@ -246,10 +259,9 @@ impl Shared {
 /// The units of one file.
 fn cut(
     source: &FilesSource,
-    file: usize,
-    planned: &PlannedFile,
+    (file, planned): (usize, &PlannedFile),
     ready: &ReadyFile,
-    local: bool,
+    (local, needs_digest): (bool, bool),
     units: &mut Vec<Unit>,
 ) -> Result<()> {
     let mut part = 0;
@@ -261,7 +273,6 @@ fn cut(
         push(UnitKind::Corrections);
         return Ok(());
     }
-    let needs_digest = ready.digest.is_none();
     match (&ready.layout, &source.reader) {
         (Layout::Blocks(layout), _) => {
             (0..layout.blocks()).for_each(|block| push(UnitKind::Block(block)));

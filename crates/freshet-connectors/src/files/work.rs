@@ -9,6 +9,7 @@ use arrow::buffer::ScalarBuffer;
 use freshet_core::error::{Error, ErrorKind, Result, code};
 use freshet_core::format::{ReadSpec, TextLayout};
 use freshet_core::record::Decoded;
+use freshet_core::source::Purpose;
 
 use super::account::{Part, SplitBooks};
 use super::columns::Constant;
@@ -179,7 +180,7 @@ impl Worker {
         };
         let split = &planned.split;
         let blob = scan.source.place.open(&split.id, planned.size, &split.version).await?;
-        let needs_digest = ready.digest.is_none();
+        let needs_digest = shared.purpose == Purpose::Build && ready.digest.is_none();
         let text_unit = |feed: Feed, offset: u64, place: Option<(u64, u64)>| -> Result<Work> {
             let layout = text_of(&ready.layout)?;
             let mut start = unit_start(shared, offset);
@@ -442,7 +443,8 @@ impl Worker {
             return Err(error);
         }
         let mut blocks = None;
-        if !books.has_digest() && books.has_rejects() {
+        let for_books = self.shared.purpose == Purpose::Build;
+        if for_books && !books.has_digest() && books.has_rejects() {
             // Only dead letters need the digest of a file whose bytes were not all read.
             let split = books.split();
             let size = split.size.unwrap_or(0);

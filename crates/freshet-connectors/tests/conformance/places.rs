@@ -1,6 +1,6 @@
 //! The same files in a folder and in a bucket. The S3 server's address is in `FRESHET_TEST_S3`.
 
-use freshet_core::source::SplitStatus;
+use freshet_core::source::{Purpose, SplitStatus};
 use object_store::aws::AmazonS3Builder;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, path::Path};
 use serde_json::{Map, Value, json};
@@ -121,7 +121,7 @@ fn an_object_that_changed_after_it_was_listed_is_not_read() {
         })
         .collect();
     let scan = runtime().block_on(source.plan(requests, Default::default())).unwrap();
-    let report = scan.start(&[0], 10).unwrap().report();
+    let report = scan.start(&[0], 10, Purpose::Build).unwrap().report();
     assert_eq!(report.splits[0].status, SplitStatus::SetAside);
     assert!(report.splits[0].error.as_ref().unwrap().message().contains("changed"));
 }

@@ -15,7 +15,7 @@ use freshet_core::contract::ContractModes;
 use freshet_core::error::{Error, Result};
 use freshet_core::registry::{ConnectorContext, SourceSpec};
 use freshet_core::source::{
-    Extent, Overlay, Scan, ScanReport, Source, SplitReport, SplitRequest, SplitStatus,
+    Extent, Overlay, Purpose, Scan, ScanReport, Source, SplitReport, SplitRequest, SplitStatus,
 };
 use freshet_core::{ColumnType, Contract, ContractColumn};
 use futures::TryStreamExt;
@@ -117,7 +117,7 @@ impl<'a> Reading<'a> {
             None => (0..schema.fields().len()).collect(),
             Some(names) => names.iter().map(|name| schema.index_of(name).unwrap()).collect(),
         };
-        let running = scan.start(&projection, self.batch_rows)?;
+        let running = scan.start(&projection, self.batch_rows, Purpose::Build)?;
         let tasks: Vec<_> = (0..self.workers)
             .map(|_| tokio::spawn(running.worker().try_collect::<Vec<RecordBatch>>()))
             .collect();

@@ -14,7 +14,7 @@ use datafusion::physical_plan::{
 };
 use datafusion::prelude::SessionContext;
 use freshet_core::error::code;
-use freshet_core::source::{Extent, SplitReport, SplitStatus};
+use freshet_core::source::{Extent, Purpose, SplitReport, SplitStatus};
 use freshet_core::{Error, Location, Result, SourceId};
 use freshet_project::{IncrementalStrategy, Materialized, RenderContext};
 use futures::{StreamExt, TryStreamExt};
@@ -103,6 +103,7 @@ impl Build<'_> {
         let mode = ReadMode {
             only_new: (incremental && !microbatch).then(|| self.task.progress.clone()),
             exclude: exclude.clone(),
+            purpose: Purpose::Build,
             as_of: None,
         };
         let inputs = relations::register_inputs(self.engine, &context, self.node, &mode).await?;

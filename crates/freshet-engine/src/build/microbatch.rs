@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
 use chrono::DateTime;
 use datafusion::prelude::SessionContext;
 use freshet_core::error::code;
-use freshet_core::source::Interval;
+use freshet_core::source::{Interval, Purpose};
 use freshet_core::{Error, Location, Result};
 use freshet_project::{BatchSize, Node, RenderContext, SourceTable};
 
@@ -214,6 +214,7 @@ impl Build<'_> {
         ReadMode {
             only_new: Some(self.task.progress.clone()),
             exclude: exclude.clone(),
+            purpose: Purpose::Build,
             as_of: None,
         }
     }

@@ -11,7 +11,7 @@ use datafusion::prelude::SessionContext;
 use freshet_core::config::{HumanDuration, Share};
 use freshet_core::error::code;
 use freshet_core::registry::SourceSpec;
-use freshet_core::source::{Extent, Overlay, SplitRequest, SplitStatus};
+use freshet_core::source::{Extent, Overlay, Purpose, SplitRequest, SplitStatus};
 use freshet_core::{Contract, Error, Location, Result, ResultExt};
 use freshet_project::Node;
 use futures::TryStreamExt;
@@ -70,7 +70,7 @@ impl Engine {
         // The last columns are the file's name and offsets, which a seed has no use for.
         let width = scan.schema().fields().len().saturating_sub(2);
         let projection: Vec<usize> = (0..width).collect();
-        let running = scan.start(&projection, BATCH_ROWS)?;
+        let running = scan.start(&projection, BATCH_ROWS, Purpose::Build)?;
         let batches: Vec<RecordBatch> = running.worker().try_collect().await?;
         for split in running.report().splits {
             if let Some(reject) = split.rejects.first() {

@@ -194,11 +194,7 @@ async fn merge(inputs: &mut [Input], positions: &Positions) -> DfResult<Option<P
         }
         _ => rows,
     };
-    let piece = Piece {
-        batch: head.batch.clone(),
-        keys: Arc::clone(&head.keys),
-        rows: from..end,
-    };
+    let piece = Piece { batch: head.batch.clone(), keys: Arc::clone(&head.keys), rows: from..end };
     if end < rows {
         input.head = Some((head, end));
     } else {

@@ -7,7 +7,7 @@ use arrow::array::RecordBatch;
 use freshet_core::clock::ManualClock;
 use freshet_core::config::{HumanDuration, Share};
 use freshet_core::registry::{ConnectorContext, SourceSpec};
-use freshet_core::source::{Extent, Overlay, SplitRequest, SplitStatus};
+use freshet_core::source::{Extent, Overlay, Purpose, SplitRequest, SplitStatus};
 use futures::StreamExt;
 use serde_json::json;
 
@@ -59,7 +59,8 @@ fn read(dir: &Path, name: &str, options: &CsvOptions, limit: usize, work: &Work)
             .await
             .expect("the head can be read");
         let offset = scan.schema().index_of("_offset").expect("every file has it");
-        let running = scan.start(&[0, 1, 2, offset], 3).expect("the projection is sound");
+        let running =
+            scan.start(&[0, 1, 2, offset], 3, Purpose::Build).expect("the projection is sound");
         let mut workers: Vec<_> = (0..work.workers).map(|_| running.worker().fuse()).collect();
         let mut rows: Vec<Row> = Vec::new();
         let mut take = |batch: RecordBatch| {
