@@ -6,7 +6,9 @@ use anyhow::{Context, Result};
 
 /// The folder of the workspace.
 pub fn root() -> PathBuf {
-    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // As it is now: a target folder may have been filled from another clone.
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR");
+    let mut root = PathBuf::from(folder.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()));
     root.pop();
     root
 }

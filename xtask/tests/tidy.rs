@@ -33,7 +33,7 @@ const MAY_IMPORT: [(&str, &[&str]); 8] = [
 const LINES: usize = 800;
 
 fn root() -> PathBuf {
-    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let mut root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     root.pop();
     root
 }

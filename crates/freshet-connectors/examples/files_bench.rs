@@ -41,7 +41,11 @@ async fn read(path: &str, wanted: &[String]) -> Result<()> {
     });
     let spec = SourceSpec {
         name: "bench.files".into(),
-        contract: Arc::new(Contract { columns, modes: ContractModes::default() }),
+        contract: Arc::new(Contract {
+            columns,
+            modes: ContractModes::default(),
+            ..Contract::default()
+        }),
         max_bad: Share(0.5),
         settle: HumanDuration(std::time::Duration::ZERO),
     };

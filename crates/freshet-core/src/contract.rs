@@ -1,6 +1,7 @@
 //! The contract of a source: its columns, their types and constraints, and what happens when data
 //! does not keep to it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -33,7 +34,9 @@ pub struct ContractModes {
     /// nullable; where it is not, every record of the file is a dead letter.
     pub missing_columns: ContractMode,
     /// A value that is not of the declared type or breaks a constraint. Default: `discard_row`,
-    /// the record becomes a dead letter.
+    /// the record becomes a dead letter. With `evolve` the column's type is widened, in the end to
+    /// text, and stays so until the declaration changes; a record that no type would mend (a broken
+    /// constraint, a missing value) is a dead letter still.
     pub bad_values: ContractMode,
 }
 
@@ -102,6 +105,17 @@ impl ContractColumn {
         self
     }
 
+    /// The column with another type, and those of its constraints that the type can have.
+    #[must_use]
+    pub fn retyped(&self, data_type: ColumnType) -> Self {
+        let mut column = Self { data_type, ..self.clone() };
+        if column.data_type == ColumnType::Text {
+            column.constraints.retain(|c| !matches!(c, Constraint::Min(_) | Constraint::Max(_)));
+            column.format = None;
+        }
+        column
+    }
+
     /// The name that the data has for this column.
     pub fn name_in_data(&self) -> &str {
         self.source_name.as_deref().unwrap_or(&self.name)
@@ -124,6 +138,10 @@ pub struct Contract {
     /// What happens when data departs from it.
     #[serde(default)]
     pub modes: ContractModes,
+    /// Fields that data was found to have beyond the declared ones, as the data calls them, for
+    /// formats whose files do not say in front what they hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<String>,
 }
 
 impl Contract {
@@ -132,9 +150,75 @@ impl Contract {
         Arc::new(Schema::new(self.columns.iter().map(ContractColumn::field).collect::<Vec<_>>()))
     }
 
+    /// The contract after `evolution`.
+    #[must_use]
+    pub fn evolved(&self, evolution: &Evolution) -> Self {
+        let mut evolved = self.clone();
+        for column in &mut evolved.columns {
+            if let Some(data_type) = evolution.widened.get(&column.name) {
+                *column = column.retyped(data_type.clone());
+            }
+        }
+        let more = evolution.added.iter().filter(|name| !self.found.contains(name));
+        evolved.found.extend(more.cloned());
+        evolved
+    }
+
     /// The position of the column called `name` by models.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
+    }
+}
+
+/// What data needs that its contract does not have yet, found while it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Evolution {
+    /// Wider types of declared columns, by their names in models.
+    pub widened: BTreeMap<String, ColumnType>,
+    /// Fields that are not declared, as the data calls them.
+    pub added: BTreeSet<String>,
+}
+
+impl Evolution {
+    /// Whether nothing is needed.
+    pub fn is_empty(&self) -> bool {
+        self.widened.is_empty() && self.added.is_empty()
+    }
+
+    /// Demands a type for a column, beside what was demanded of it before.
+    pub fn widen(&mut self, column: &str, data_type: ColumnType) {
+        match self.widened.get_mut(column) {
+            Some(known) if known.reach() >= data_type.reach() => {}
+            Some(known) => *known = data_type,
+            None => {
+                self.widened.insert(column.to_owned(), data_type);
+            }
+        }
+    }
+
+    /// Takes in what another reading found.
+    pub fn merge(&mut self, other: Self) {
+        for (column, data_type) in other.widened {
+            self.widen(&column, data_type);
+        }
+        self.added.extend(other.added);
+    }
+
+    /// What it changes in `contract`.
+    pub fn changes(&self, contract: &Contract) -> Vec<SchemaChange> {
+        let widened = self.widened.iter().filter_map(|(name, to)| {
+            let column = &contract.columns[contract.index_of(name)?];
+            Some(SchemaChange::Retyped {
+                column: name.clone(),
+                from: column.data_type.to_string(),
+                to: to.to_string(),
+            })
+        });
+        let added = self.added.iter().map(|name| SchemaChange::Added {
+            column: name.clone(),
+            data_type: ColumnType::Text.to_string(),
+        });
+        widened.chain(added).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::contract::Evolution;
 use arrow::array::RecordBatch;
 use arrow::buffer::ScalarBuffer;
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,9 @@ pub struct Decoded {
     pub discarded_values: u64,
     /// Physical lines that the chunk held.
     pub lines: u64,
+    /// What the records need of a contract that evolves; until it has it, a record with a value of
+    /// another type is among `rejects`, and a field that is not known is left out.
+    pub evolution: Evolution,
 }
 
 impl Decoded {
@@ -129,6 +133,7 @@ impl Decoded {
         self.good = 0;
         self.discarded_values = 0;
         self.lines = 0;
+        self.evolution = Evolution::default();
     }
 
     /// Whether every record is accounted for.

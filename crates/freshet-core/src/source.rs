@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::contract::SchemaDiff;
+use crate::contract::{Evolution, SchemaDiff};
 use crate::error::{Error, Result};
 use crate::record::{Decoded, Reject};
 
@@ -225,6 +225,12 @@ pub trait RunningScan: Debug + Send + Sync {
 
     /// Records decoded so far.
     fn records_read(&self) -> u64;
+
+    /// What the data needs of a contract that evolves: where there is anything, the workers' streams
+    /// of a build have ended with an error, and the scan is to be planned again with that contract.
+    fn evolution(&self) -> Evolution {
+        Evolution::default()
+    }
 
     /// What happened to each split. Final once all workers' streams have ended.
     fn report(&self) -> ScanReport;

@@ -46,6 +46,39 @@ pub enum ColumnType {
 }
 
 impl ColumnType {
+    /// Types that hold every value of this one and more, narrowest first.
+    pub fn wider(&self) -> Vec<Self> {
+        let exact = |scale| Self::Decimal { precision: 38, scale };
+        let integers = [Self::Int16, Self::Int32, Self::Int64, exact(9)];
+        let mut wider = match self {
+            Self::Int8 => integers.to_vec(),
+            Self::Int16 => integers[1..].to_vec(),
+            Self::Int32 => integers[2..].to_vec(),
+            Self::Int64 => integers[3..].to_vec(),
+            Self::Float32 => vec![Self::Float64],
+            Self::Decimal { scale, .. } => vec![exact(*scale), exact((*scale).max(9))],
+            Self::Date => vec![Self::Timestamp],
+            _ => Vec::new(),
+        };
+        wider.retain(|data_type| data_type != self);
+        if *self != Self::Text {
+            wider.push(Self::Text);
+        }
+        wider
+    }
+
+    /// Orders the types that one column may be widened to: the greater holds more.
+    pub(crate) fn reach(&self) -> (u8, u8) {
+        match self {
+            Self::Text => (5, 0),
+            Self::Decimal { scale, .. } => (4, *scale),
+            Self::Int64 | Self::Float64 | Self::Timestamp => (3, 0),
+            Self::Int32 => (2, 0),
+            Self::Int16 => (1, 0),
+            _ => (0, 0),
+        }
+    }
+
     /// The Arrow type in which columns of this type are held.
     pub fn arrow(&self) -> DataType {
         match self {

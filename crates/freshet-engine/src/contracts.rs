@@ -1,12 +1,15 @@
 //! The contracts that sources had: one small file for each change, kept beside the lake.
 //!
 //! `_freshet/contracts/<source>/<version>.json` is written by the first build that meets a contract
-//! with other columns or types than the last one; that build reports what changed. Nothing is
-//! decided by these files: losing them loses the memory of what there was before.
+//! with other columns or types than the last one; that build reports what changed. It also holds the
+//! types that columns were widened to because the data needed it (`bad_values: evolve`): they stay
+//! until the column's declaration changes. Losing these files loses the memory of what there was
+//! before, and data that needs a wider type will say so again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use freshet_core::contract::{Contract, SchemaChange};
+use freshet_core::contract::{Contract, ContractMode, Evolution, SchemaChange};
 use freshet_core::error::code;
 use freshet_core::types::ColumnType;
 use freshet_core::{Error, Result, ResultExt, SourceId};
@@ -23,6 +26,9 @@ struct Kept {
     format: u32,
     source: SourceId,
     columns: Vec<KeptColumn>,
+    /// Wider types by column.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    widened: BTreeMap<String, ColumnType>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,25 +49,89 @@ pub async fn note(
     source: &SourceId,
     contract: &Contract,
 ) -> Result<Vec<SchemaChange>> {
-    let columns: Vec<KeptColumn> = contract
-        .columns
-        .iter()
-        .map(|column| KeptColumn { name: column.name.clone(), data_type: column.data_type.clone() })
-        .collect();
     let (version, before) = last(store, source).await?;
+    let columns = kept_columns(contract);
     let changes = match &before {
         Some(before) if before.columns == columns => return Ok(Vec::new()),
         Some(before) => differences(&before.columns, &columns),
         None => Vec::new(),
     };
-    let kept = Kept { format: FORMAT, source: source.clone(), columns };
-    let bytes = serde_json::to_vec(&kept)
+    let widened = before.map(|before| before.still_widened(&columns)).unwrap_or_default();
+    let kept = Kept { format: FORMAT, source: source.clone(), columns, widened };
+    Ok(if keep(store, version + 1, &kept).await? { changes } else { Vec::new() })
+}
+
+/// What the data of a source was found to need beyond `contract`.
+pub async fn evolution(
+    store: &Arc<dyn ObjectStore>,
+    source: &SourceId,
+    contract: &Contract,
+) -> Result<Evolution> {
+    if contract.modes.bad_values != ContractMode::Evolve {
+        return Ok(Evolution::default());
+    }
+    let (_, kept) = last(store, source).await?;
+    let widened = kept.map(|kept| kept.still_widened(&kept_columns(contract))).unwrap_or_default();
+    Ok(Evolution { widened, ..Evolution::default() })
+}
+
+/// Keeps the types that columns of a source were widened to.
+pub async fn widen(
+    store: &Arc<dyn ObjectStore>,
+    source: &SourceId,
+    contract: &Contract,
+    evolution: &Evolution,
+) -> Result<()> {
+    let columns = kept_columns(contract);
+    loop {
+        let (version, before) = last(store, source).await?;
+        let widened = before.map(|before| before.still_widened(&columns)).unwrap_or_default();
+        let mut all = Evolution { widened: widened.clone(), ..Evolution::default() };
+        all.merge(Evolution { widened: evolution.widened.clone(), ..Evolution::default() });
+        if all.widened == widened {
+            return Ok(());
+        }
+        let columns = kept_columns(contract);
+        let kept = Kept { format: FORMAT, source: source.clone(), columns, widened: all.widened };
+        // Another process may have kept one meanwhile: what it widened counts as well.
+        if keep(store, version + 1, &kept).await? {
+            return Ok(());
+        }
+    }
+}
+
+fn kept_columns(contract: &Contract) -> Vec<KeptColumn> {
+    let columns = contract.columns.iter();
+    columns
+        .map(|column| KeptColumn { name: column.name.clone(), data_type: column.data_type.clone() })
+        .collect()
+}
+
+impl Kept {
+    /// The widened types of columns that are declared as they were.
+    fn still_widened(self, columns: &[KeptColumn]) -> BTreeMap<String, ColumnType> {
+        let Self { columns: before, mut widened, .. } = self;
+        widened.retain(|name, _| {
+            let declared = |columns: &[KeptColumn]| {
+                columns.iter().find(|column| column.name == *name).map(|c| c.data_type.clone())
+            };
+            let now = declared(columns);
+            now.is_some() && now == declared(&before)
+        });
+        widened
+    }
+}
+
+/// Writes a version; false where another process wrote it first.
+async fn keep(store: &Arc<dyn ObjectStore>, version: u64, kept: &Kept) -> Result<bool> {
+    let source = &kept.source;
+    let bytes = serde_json::to_vec(kept)
         .map_err(|error| Error::internal("could not write a contract").caused_by(error))?;
-    let path = folder(source).join(format!("{:020}.json", version + 1));
+    let path = folder(source).join(format!("{version:020}.json"));
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     match store.put_opts(&path, bytes.into(), options).await {
-        Ok(_) => Ok(changes),
-        Err(object_store::Error::AlreadyExists { .. }) => Ok(Vec::new()),
+        Ok(_) => Ok(true),
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
         Err(error) => Err(Error::new(
             code::LAKE,
             format!("could not keep the contract of source \"{source}\""),

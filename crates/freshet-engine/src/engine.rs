@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use datafusion::prelude::SessionContext;
 use freshet_core::clock::Clock;
-use freshet_core::contract::SchemaDiff;
+use freshet_core::contract::{Contract, Evolution, SchemaDiff};
 use freshet_core::error::code;
 use freshet_core::registry::{ConnectorContext, SourceSpec};
 use freshet_core::sink::Sink;
@@ -197,15 +197,31 @@ impl Engine {
         })
     }
 
-    /// Makes a source ready to be listed and read.
-    pub fn source(&self, table: &SourceTable) -> Result<Arc<dyn Source>> {
+    /// Makes a source ready to be listed and read, with its contract as data has widened it before and
+    /// as `more` widens it.
+    pub(crate) async fn source(
+        &self,
+        table: &SourceTable,
+        more: Option<&Evolution>,
+    ) -> Result<Arc<dyn Source>> {
+        let known = contracts::evolution(self.lake.store(), &table.id, &table.contract).await?;
+        let mut contract = Arc::clone(&table.contract);
+        for evolution in [Some(&known), more].into_iter().flatten() {
+            if !evolution.is_empty() {
+                contract = Arc::new(contract.evolved(evolution));
+            }
+        }
+        self.source_with(table, contract)
+    }
+
+    fn source_with(&self, table: &SourceTable, contract: Arc<Contract>) -> Result<Arc<dyn Source>> {
         let name = table.connector.as_deref().ok_or_else(|| {
             Error::new(code::SOURCE, format!("source \"{}\" has no connector", table.id))
                 .at(table.location.clone())
         })?;
         let spec = SourceSpec {
             name: table.id.to_string(),
-            contract: Arc::clone(&table.contract),
+            contract,
             max_bad: table.max_bad,
             settle: table.settle,
         };
@@ -227,6 +243,12 @@ impl Engine {
         noted.insert(table.id.clone());
         let file = Some(format!("contract of {}", table.id));
         Ok((!changes.is_empty()).then_some(SchemaDiff { file, changes }))
+    }
+
+    /// Keeps what the data of a source was found to need.
+    pub(crate) async fn keep_evolution(&self, id: &SourceId, found: &Evolution) -> Result<()> {
+        let contract = &self.source_table(id)?.contract;
+        contracts::widen(self.lake.store(), id, contract, found).await
     }
 
     /// Makes a sink that writes `table` over a named connection.

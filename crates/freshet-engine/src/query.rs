@@ -222,7 +222,7 @@ impl Engine {
                 None => Ok(()),
             };
         }
-        let source = self.source(table)?;
+        let source = self.source(table, None).await?;
         // Without splits, planning reads nothing and gives the columns of the contract; with some,
         // it reads their heads.
         let requests = if table.contract.columns.is_empty() {

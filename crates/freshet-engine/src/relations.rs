@@ -7,6 +7,7 @@ use datafusion::datasource::ViewTable;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
+use freshet_core::contract::Evolution;
 use freshet_core::error::code;
 use freshet_core::source::{Purpose, Scan, Split, SplitReport};
 use freshet_core::{Error, Location, ModelId, Result, SourceId};
@@ -59,6 +60,8 @@ pub struct ReadMode {
     pub exclude: BTreeSet<(SourceId, String)>,
     /// Of the tables, the version to read.
     pub as_of: Option<AsOf>,
+    /// What earlier attempts found that the data of sources needs.
+    pub evolved: BTreeMap<SourceId, Evolution>,
     /// What sources are read for.
     pub purpose: Purpose,
 }
@@ -204,7 +207,7 @@ impl Registrar<'_> {
         if table.connector.is_none() {
             return self.lake_source(table).await;
         }
-        let source = self.engine.source(table)?;
+        let source = self.engine.source(table, self.mode.evolved.get(id)).await?;
         let all = source.splits().await.map_err(|error| error.at(table.location.clone()))?;
         let overlay = Arc::new(self.engine.overlay(id).await?);
         let kept: Vec<Split> = all
@@ -342,6 +345,9 @@ pub async fn reports(
                 // An error here is a split that was set aside, which the report says.
                 let drained = futures::future::try_join_all(workers).await;
                 let report = again.report();
+                if !again.evolution().is_empty() {
+                    inputs.tracker.push(source.id.clone(), Arc::clone(&again));
+                }
                 let aside = report.splits.iter().any(|s| s.status == SplitStatus::SetAside);
                 match drained {
                     Err(error) if !aside => return Err(error),

@@ -53,7 +53,7 @@ impl ScanTracker {
         self.0.lock().clone()
     }
 
-    fn push(&self, source: SourceId, scan: Arc<dyn RunningScan>) {
+    pub(crate) fn push(&self, source: SourceId, scan: Arc<dyn RunningScan>) {
         self.0.lock().push((source, scan));
     }
 }

@@ -348,7 +348,14 @@ impl CsvDecoder {
                 let rules = &self.readings[*order as usize].rules;
                 let fields = fields.with_column(self.readings[*order as usize].field, width);
                 let (start, end) = fields.span(*row as usize);
-                let message = rules.message(*fault, fields.content(start, end, &mut content).0);
+                let value = fields.content(start, end, &mut content).0;
+                if layout.bad_values == ContractMode::Evolve
+                    && matches!(fault, Fault::Type | Fault::Range)
+                    && let Some(wider) = rules.widened(value)
+                {
+                    out.evolution.widen(rules.name(), wider);
+                }
+                let message = rules.message(*fault, value);
                 let reject = piece.reject(
                     &self.index,
                     rows[*row as usize],

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use freshet_core::config::Share;
+use freshet_core::contract::Evolution;
 use freshet_core::error::{Error, code};
 use freshet_core::record::Reject;
 use freshet_core::source::{ContentDigest, Split, SplitReport, SplitStatus};
@@ -32,6 +33,8 @@ pub struct Part {
     pub lines: u64,
     /// Bad records; lines count from the part's first, unless `absolute`.
     pub rejects: Vec<Reject>,
+    /// What its records need of a contract that evolves.
+    pub evolution: Evolution,
     /// Whether the lines of the rejects are those of the file already.
     pub absolute: bool,
     /// Digests of blocks, the first of which has this number.

@@ -6,11 +6,12 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use freshet_core::contract::SchemaDiff;
+use freshet_core::contract::{Evolution, SchemaDiff};
 use freshet_core::error::{Error, Result};
 use freshet_core::format::ReadSpec;
 use freshet_core::source::{Purpose, RunningScan, Scan, ScanReport};
 use futures::stream::BoxStream;
+use parking_lot::Mutex;
 
 use super::FilesSource;
 use super::account::SplitBooks;
@@ -169,6 +170,7 @@ pub(super) struct Shared {
     pub records: AtomicU64,
     pub dead_letter_bytes: AtomicU64,
     pub failure: OnceLock<Error>,
+    pub evolution: Mutex<Evolution>,
 }
 
 impl Shared {
@@ -236,12 +238,25 @@ impl Shared {
             records: AtomicU64::new(0),
             dead_letter_bytes: AtomicU64::new(0),
             failure: OnceLock::new(),
+            evolution: Mutex::default(),
         }))
     }
 
     /// Stops all workers; the first reason stays.
     pub fn fail(&self, error: Error) {
         let _ = self.failure.set(error);
+    }
+
+    /// Ends a build whose contract has to evolve before it can go on.
+    pub fn evolve(&self, evolution: &Evolution) -> Result<()> {
+        if evolution.is_empty() || self.purpose == Purpose::Query {
+            return Ok(());
+        }
+        self.evolution.lock().merge(evolution.clone());
+        let name = &self.scan.source.spec.name;
+        let error = || Error::internal(format!("the contract of source \"{name}\" has evolved"));
+        self.fail(error());
+        Err(error())
     }
 
     /// A split turned out to be unfit: forgotten where none of its rows were given, else the end.
@@ -326,6 +341,10 @@ impl RunningScan for Running {
 
     fn records_read(&self) -> u64 {
         self.0.records.load(Ordering::Relaxed)
+    }
+
+    fn evolution(&self) -> Evolution {
+        self.0.evolution.lock().clone()
     }
 
     fn report(&self) -> ScanReport {

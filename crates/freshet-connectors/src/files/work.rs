@@ -318,6 +318,10 @@ impl Worker {
             active.part.dropped += corrector.apply(out)?;
         }
         let shared = &self.shared;
+        active.part.evolution.merge(std::mem::take(&mut out.evolution));
+        if active.guess.is_none() {
+            shared.evolve(&active.part.evolution)?;
+        }
         let bad = out.rejects.len() as u64;
         if active.guess.is_some() {
             active.tally.records += out.records;
@@ -434,6 +438,7 @@ impl Worker {
 
     /// Enters a part, and closes the books with the last one.
     async fn close(&mut self, unit: Unit, part: Part, only_corrections: bool) -> Result<()> {
+        self.shared.evolve(&part.evolution)?;
         let books = &self.shared.books[unit.file];
         if !books.enter(unit.part, part) {
             return Ok(());

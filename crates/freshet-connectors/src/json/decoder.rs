@@ -1,31 +1,31 @@
 //! Objects to Arrow batches.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Schema, SchemaRef};
-use freshet_core::contract::ContractMode;
+use freshet_core::contract::{ContractMode, Evolution};
 use freshet_core::error::{Error, Result, ResultExt, code};
 use freshet_core::format::{Chunk, Decoder, ReadSpec};
 use freshet_core::record::{Decoded, Reject, Rule};
 use freshet_core::types::ColumnType;
 
 use super::Shape;
-use super::layout::JsonLayout;
+use super::layout::{JsonLayout, MAX_FIELDS};
 use super::parse::{Kind, Value, Wrong, blanks, key_text, object, unescape};
 use super::skip::Skipper;
-use crate::values::{Column, Rules};
+use crate::values::{Column, Fault, Rules};
 
 /// Decodes the objects of one file.
 #[derive(Debug)]
 pub struct JsonDecoder {
     shape: Shape,
     readings: Vec<Reading>,
-    /// Position in `readings` of each field's name.
-    by_name: HashMap<Vec<u8>, usize>,
+    /// Position in `readings` of each field's name; `None` of fields that nobody asked for.
+    by_name: HashMap<Vec<u8>, Option<usize>>,
     new_columns: ContractMode,
     missing_columns: ContractMode,
     bad_values: ContractMode,
@@ -60,6 +60,12 @@ struct Record {
     values: Vec<Option<Value>>,
     /// The first field that the contract does not declare, where that matters.
     unknown: Option<String>,
+    /// Fields of the object that neither the contract nor the head has, where the contract evolves.
+    new: Vec<String>,
+    /// Those of the objects before.
+    late: BTreeSet<String>,
+    /// Wider types that values need, where the contract evolves.
+    widened: Evolution,
     /// The reading at which the next field is expected: objects mostly have one order.
     expected: usize,
 }
@@ -82,10 +88,12 @@ impl JsonDecoder {
         for (index, rules) in layout.columns.iter().enumerate() {
             let declared = index < layout.declared;
             let kept = wanted.contains(&rules.name());
+            let name = rules.declared().name_in_data().as_bytes().to_vec();
             if !declared && !kept {
+                by_name.insert(name, None);
                 continue;
             }
-            by_name.insert(rules.declared().name_in_data().as_bytes().to_vec(), readings.len());
+            by_name.insert(name, Some(readings.len()));
             known.insert(rules.name(), readings.len());
             readings.push(Reading {
                 rules: Arc::clone(rules),
@@ -256,22 +264,25 @@ impl JsonDecoder {
         let Self { record, readings, by_name, new_columns, .. } = self;
         record.values.fill(None);
         record.unknown = None;
+        record.new.clear();
         record.expected = 0;
         let strict = matches!(new_columns, ContractMode::DiscardRow | ContractMode::Freeze);
+        let evolves = *new_columns == ContractMode::Evolve;
         object(bytes, at, |key, escaped, value| {
             let expected = readings.get(record.expected);
             let hit = expected.is_some_and(|reading| {
                 !escaped && reading.rules.declared().name_in_data().as_bytes() == key
             });
             let found = if hit {
-                Some(record.expected)
+                Some(Some(record.expected))
             } else if escaped {
                 key_text(key, true).and_then(|name| by_name.get(name.as_bytes()).copied())
             } else {
                 by_name.get(key).copied()
             };
             match found {
-                Some(found) => {
+                Some(None) => {}
+                Some(Some(found)) => {
                     // Of a field that is there twice, the last one counts.
                     record.values[found] = Some(value);
                     record.expected = found + 1;
@@ -280,6 +291,9 @@ impl JsonDecoder {
                     let name =
                         key_text(key, escaped).unwrap_or_else(|| String::from_utf8_lossy(key));
                     record.unknown = Some(name.into_owned());
+                }
+                None if evolves && by_name.len() + record.late.len() < MAX_FIELDS => {
+                    record.new.extend(key_text(key, escaped).map(Cow::into_owned));
                 }
                 None => {}
             }
@@ -324,9 +338,7 @@ impl JsonDecoder {
             };
             let Some(fault) = fault else { continue };
             let nullable = reading.rules.declared().nullable;
-            if self.bad_values == ContractMode::DiscardValue
-                && nullable
-                && fault != crate::values::Fault::Missing
+            if self.bad_values == ContractMode::DiscardValue && nullable && fault != Fault::Missing
             {
                 discarded += 1;
                 continue;
@@ -335,6 +347,13 @@ impl JsonDecoder {
                 Spelled::Scratch => self.scratch.as_slice(),
                 Spelled::Place(start, end) => &bytes[start..end],
             };
+            if self.bad_values == ContractMode::Evolve
+                && matches!(fault, Fault::Type | Fault::Range)
+                && simdutf8::basic::from_utf8(raw).is_ok()
+                && let Some(wider) = reading.rules.widened(raw)
+            {
+                self.record.widened.widen(reading.rules.name(), wider);
+            }
             refusal = Some(Refusal {
                 rule: fault.rule(),
                 column: Some(reading.rules.name().to_owned()),
@@ -363,6 +382,7 @@ impl JsonDecoder {
         out.records += 1;
         match result {
             Ok(discarded) => {
+                self.record.late.extend(self.record.new.drain(..));
                 out.good += 1;
                 out.discarded_values += discarded;
                 self.rows += 1;
@@ -439,6 +459,8 @@ impl Decoder for JsonDecoder {
             Shape::Elements => self.elements(chunk, out)?,
         };
         self.flush(out)?;
+        out.evolution.merge(std::mem::take(&mut self.record.widened));
+        out.evolution.added.append(&mut self.record.late);
         Ok(consumed)
     }
 }
@@ -458,8 +480,7 @@ impl Reading {
         bytes: &[u8],
         value: Option<Value>,
         scratch: &mut Vec<u8>,
-    ) -> Option<(Spelled, Option<crate::values::Fault>)> {
-        use crate::values::Fault;
+    ) -> Option<(Spelled, Option<Fault>)> {
         let Some(Value { kind, start, end }) = value else {
             return Some((Spelled::Place(0, 0), self.column.append_null().err()));
         };

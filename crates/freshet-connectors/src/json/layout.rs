@@ -60,11 +60,14 @@ impl JsonLayout {
         }
         let declared = columns.len();
         let mut fields: Vec<Arc<Field>> = contract.schema().fields().iter().cloned().collect();
-        for name in seen.names {
+        let in_head = seen.names.len();
+        let names = seen.names.iter();
+        let late = contract.found.iter().filter(|name| !seen.names.contains(name));
+        for (index, name) in names.chain(late).cloned().enumerate() {
             if contract.columns.iter().any(|column| column.name_in_data() == name) {
                 continue;
             }
-            if declared > 0 {
+            if declared > 0 && index < in_head {
                 let data_type = ColumnType::Text.to_string();
                 changes.push(SchemaChange::Added { column: name.clone(), data_type });
                 match contract.modes.new_columns {
@@ -130,7 +133,7 @@ struct Seen {
 }
 
 /// A file with more fields than this has its later ones left out.
-const MAX_FIELDS: usize = 10_000;
+pub(super) const MAX_FIELDS: usize = 10_000;
 
 impl Seen {
     /// Fields of all whole objects in `text`, in the order of their first appearance. What is not

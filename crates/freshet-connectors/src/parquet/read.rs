@@ -122,13 +122,17 @@ impl GroupReader {
                     *discarded.entry(row).or_default() += 1;
                     continue;
                 }
-                refusals.entry(row).or_insert_with(|| {
-                    let text = array_value_to_string(array, row).unwrap_or_default();
-                    Refusal {
-                        rule: fault.rule(),
-                        column: rules.name().to_owned(),
-                        message: rules.message(fault, text.as_bytes()),
-                    }
+                let text = array_value_to_string(array, row).unwrap_or_default();
+                if columns.contract.modes.bad_values == ContractMode::Evolve
+                    && matches!(fault, Fault::Type | Fault::Range)
+                    && let Some(wider) = rules.widened(text.as_bytes())
+                {
+                    out.evolution.widen(rules.name(), wider);
+                }
+                refusals.entry(row).or_insert_with(|| Refusal {
+                    rule: fault.rule(),
+                    column: rules.name().to_owned(),
+                    message: rules.message(fault, text.as_bytes()),
                 });
             }
             arrays.push(Some(converted.array));

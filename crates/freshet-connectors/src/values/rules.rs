@@ -148,6 +148,18 @@ impl Rules {
         })
     }
 
+    /// The narrowest type that holds what this column's type holds, and `value` as well, which is
+    /// UTF-8; `None` where the column's own type is the widest.
+    pub fn widened(&self, value: &[u8]) -> Option<ColumnType> {
+        self.column.data_type.wider().into_iter().find(|data_type| {
+            let column = self.column.retyped(data_type.clone());
+            Self::compile(&column, &self.formats).is_ok_and(|rules| {
+                let read = rules.column(false).append(value, 0, value.len(), true);
+                !matches!(read, Err(Fault::Type | Fault::Range))
+            })
+        })
+    }
+
     fn separators(&self) -> std::result::Result<Separators, String> {
         let ascii = |what: &str, character: char| {
             u8::try_from(character)

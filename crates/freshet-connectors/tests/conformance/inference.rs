@@ -42,7 +42,11 @@ fn check(name: &str, bytes: &[u8], expect: &str) {
     let mut reading = Reading::new(dir.path(), name).with("format", guess.format.as_str());
     reading.options["format_options"] = options;
     reading.options["encoding"] = serde_json::to_value(guess.encoding).unwrap();
-    reading.contract = Contract { columns: guess.columns.clone(), modes: ContractModes::default() };
+    reading.contract = Contract {
+        columns: guess.columns.clone(),
+        modes: ContractModes::default(),
+        ..Contract::default()
+    };
     let outcome = reading.run();
     assert!(outcome.file().good > 0, "{name}: {}", outcome.summary());
     assert!(outcome.file().rejects.is_empty(), "{name}: {}", outcome.summary());

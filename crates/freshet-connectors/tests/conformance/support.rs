@@ -35,6 +35,7 @@ pub fn contract() -> Contract {
             ContractColumn::new("note", ColumnType::Text),
         ],
         modes: ContractModes::default(),
+        ..Contract::default()
     }
 }
 

@@ -13,6 +13,7 @@ use datafusion::physical_plan::{
     ExecutionPlan, ExecutionPlanProperties, execute_stream_partitioned,
 };
 use datafusion::prelude::SessionContext;
+use freshet_core::contract::{Evolution, SchemaDiff};
 use freshet_core::error::code;
 use freshet_core::source::{Extent, Purpose, SplitReport, SplitStatus};
 use freshet_core::{Error, Location, Result, SourceId};
@@ -21,7 +22,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::quarantine::Split;
 use super::within::Within;
-use super::{Aside, Build, Executed, shape};
+use super::{Build, Executed, Findings, shape};
 use crate::lake::{NewRows, Snapshot, StageMode, StageRequest, StagedChange};
 use crate::operators::operator_counts;
 use crate::relations::{self, Inputs, ReadMode, plan_sql};
@@ -41,6 +42,8 @@ pub(super) enum Attempt {
     Nothing,
     /// Splits turned out to be broken after some of their rows were read: start again without.
     Without(Vec<(SourceId, SplitReport)>),
+    /// The data needs more than its contract has: start again with this.
+    Evolves(Vec<(SourceId, Evolution)>),
 }
 
 /// A planned query: physical plans that are run one after another, each over all threads.
@@ -58,10 +61,10 @@ impl Build<'_> {
         base: Option<&Snapshot>,
         incremental: bool,
     ) -> Result<Option<Executed>> {
-        let mut exclude = Aside::new();
+        let mut findings = Findings::default();
         let mut aside: Vec<(SourceId, SplitReport)> = Vec::new();
         loop {
-            match self.attempt(base, incremental, &exclude).await? {
+            match self.attempt(base, incremental, &findings).await? {
                 Attempt::Nothing if aside.is_empty() => return Ok(None),
                 Attempt::Nothing => {
                     // Nothing is left of what was new; the files set aside must still be named.
@@ -71,21 +74,37 @@ impl Build<'_> {
                     return Ok(None);
                 }
                 Attempt::Done(mut executed) => {
+                    for (source, evolution) in &findings.evolved {
+                        self.engine.keep_evolution(source, evolution).await?;
+                        let contract = &self.engine.source_table(source)?.contract;
+                        let file = Some(format!("data of {source}"));
+                        let changes = evolution.changes(contract);
+                        executed.schema_diffs.push(SchemaDiff { file, changes });
+                    }
                     for (source, report) in aside {
                         executed.sources.entry(source).or_default().push(report);
                     }
                     return Ok(Some(*executed));
                 }
                 Attempt::Without(more) => {
-                    let before = exclude.len();
-                    exclude.extend(
+                    let before = findings.aside.len();
+                    findings.aside.extend(
                         more.iter()
                             .map(|(source, report)| (source.clone(), report.split.id.clone())),
                     );
-                    if exclude.len() == before {
+                    if findings.aside.len() == before {
                         return Err(Error::internal("a split was set aside twice"));
                     }
                     aside.extend(more);
+                }
+                Attempt::Evolves(found) => {
+                    let before = findings.evolved.clone();
+                    for (source, evolution) in found {
+                        findings.evolved.entry(source).or_default().merge(evolution);
+                    }
+                    if findings.evolved == before {
+                        return Err(Error::internal("a contract evolved and did not change"));
+                    }
                 }
             }
         }
@@ -95,14 +114,15 @@ impl Build<'_> {
         &mut self,
         base: Option<&Snapshot>,
         incremental: bool,
-        exclude: &Aside,
+        findings: &Findings,
     ) -> Result<Attempt> {
         let context = self.engine.query_context()?;
         let microbatch = self.node.config.materialized == Materialized::Incremental
             && self.node.config.strategy() == IncrementalStrategy::Microbatch;
         let mode = ReadMode {
             only_new: (incremental && !microbatch).then(|| self.task.progress.clone()),
-            exclude: exclude.clone(),
+            exclude: findings.aside.clone(),
+            evolved: findings.evolved.clone(),
             purpose: Purpose::Build,
             as_of: None,
         };
@@ -122,7 +142,7 @@ impl Build<'_> {
         let planned = if self.node.config.materialized == Materialized::Seed {
             self.plan_seed(&context).await?
         } else if microbatch {
-            match self.plan_batches(&context, incremental, exclude).await? {
+            match self.plan_batches(&context, incremental, findings).await? {
                 Some(planned) => planned,
                 None => return Ok(Attempt::Nothing),
             }
@@ -327,11 +347,24 @@ impl Build<'_> {
         let (change, quarantined) = match outcome {
             Ok(done) => done,
             Err(error) => {
+                let evolved = evolved_on_the_way(&inputs.tracker);
                 let broken = broken_on_the_way(&inputs.tracker);
-                return if broken.is_empty() { Err(error) } else { Ok(Attempt::Without(broken)) };
+                return match (evolved.is_empty(), broken.is_empty()) {
+                    (false, _) => Ok(Attempt::Evolves(evolved)),
+                    (true, false) => Ok(Attempt::Without(broken)),
+                    (true, true) => Err(error),
+                };
             }
         };
-        let sources = relations::reports(inputs, self.engine.sessions().threads()).await?;
+        let sources = match relations::reports(inputs, self.engine.sessions().threads()).await {
+            Ok(sources) => sources,
+            Err(error) => {
+                self.engine.lake().discard(&change).await?;
+                // What the query did not read to its end was read for the account.
+                let evolved = evolved_on_the_way(&inputs.tracker);
+                return if evolved.is_empty() { Err(error) } else { Ok(Attempt::Evolves(evolved)) };
+            }
+        };
         let broken: Vec<_> = sources
             .iter()
             .flat_map(|(source, reports)| reports.iter().map(move |report| (source, report)))
@@ -354,6 +387,12 @@ impl Build<'_> {
             schema_diffs,
         })))
     }
+}
+
+fn evolved_on_the_way(tracker: &ScanTracker) -> Vec<(SourceId, Evolution)> {
+    let scans = tracker.running().into_iter();
+    let evolved = scans.map(|(source, scan)| (source, scan.evolution()));
+    evolved.filter(|(_, evolution)| !evolution.is_empty()).collect()
 }
 
 fn broken_on_the_way(tracker: &ScanTracker) -> Vec<(SourceId, SplitReport)> {

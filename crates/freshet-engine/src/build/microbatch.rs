@@ -14,7 +14,7 @@ use freshet_project::{BatchSize, Node, RenderContext, SourceTable};
 
 use super::execute::Planned;
 use super::within::Within;
-use super::{Aside, Build};
+use super::{Build, Findings};
 use crate::interval;
 use crate::lake::StageMode;
 use crate::relations::{self, ReadMode, is_query, table_of};
@@ -26,7 +26,7 @@ impl Build<'_> {
         &mut self,
         context: &SessionContext,
         incremental: bool,
-        exclude: &Aside,
+        findings: &Findings,
     ) -> Result<Option<Planned>> {
         let setting = |name: &str| {
             Error::new(
@@ -41,7 +41,7 @@ impl Build<'_> {
             self.node.config.event_time.clone().ok_or_else(|| setting("event_time"))?;
         let mut batches: BTreeSet<Interval> = match self.task.interval {
             Some(span) => interval::batches(span, size).into_iter().collect(),
-            None => self.touched(context, size, incremental, exclude).await?,
+            None => self.touched(context, size, incremental, findings).await?,
         };
         if let Some(begin) = self.node.config.begin {
             batches.retain(|batch| batch.end > begin);
@@ -95,7 +95,7 @@ impl Build<'_> {
         context: &SessionContext,
         size: BatchSize,
         incremental: bool,
-        exclude: &Aside,
+        findings: &Findings,
     ) -> Result<BTreeSet<Interval>> {
         let (engine, this) = (self.engine, self.node);
         let project = engine.project();
@@ -110,7 +110,7 @@ impl Build<'_> {
             if !incremental {
                 touched.extend(distinct(context, &relation, column, size).await?);
             } else if is_query(node) {
-                touched.extend(self.touched_through_view(node, column, size, exclude).await?);
+                touched.extend(self.touched_through_view(node, column, size, findings).await?);
             } else {
                 touched.extend(self.touched_in_table(node, column, size).await?);
             }
@@ -121,7 +121,7 @@ impl Build<'_> {
             timed = true;
             let relation = quoted(&source.source, &source.table);
             if incremental {
-                touched.extend(self.touched_in_source(source, column, size, exclude).await?);
+                touched.extend(self.touched_in_source(source, column, size, findings).await?);
             } else {
                 touched.extend(distinct(context, &relation, column, size).await?);
             }
@@ -167,10 +167,10 @@ impl Build<'_> {
         source: &SourceTable,
         column: &str,
         size: BatchSize,
-        exclude: &Aside,
+        findings: &Findings,
     ) -> Result<BTreeSet<Interval>> {
         let context = self.engine.query_context()?;
-        let mode = self.only_new(exclude);
+        let mode = self.only_new(findings);
         let ids = std::slice::from_ref(&source.id);
         let inputs = relations::register_named(self.engine, &context, &[], ids, &mode).await?;
         self.note_changed(&inputs);
@@ -186,11 +186,11 @@ impl Build<'_> {
         node: &Node,
         column: &str,
         size: BatchSize,
-        exclude: &Aside,
+        findings: &Findings,
     ) -> Result<BTreeSet<Interval>> {
         let context = self.engine.query_context()?;
         let ids = std::slice::from_ref(&node.id);
-        let mut mode = self.only_new(exclude);
+        let mut mode = self.only_new(findings);
         let inputs = relations::register_named(self.engine, &context, ids, &[], &mode).await?;
         self.note_changed(&inputs);
         let before = &self.task.progress.inputs;
@@ -210,11 +210,13 @@ impl Build<'_> {
         distinct(&context, &relation, column, size).await
     }
 
-    fn only_new(&self, exclude: &Aside) -> ReadMode {
+    fn only_new(&self, findings: &Findings) -> ReadMode {
         ReadMode {
             only_new: Some(self.task.progress.clone()),
-            exclude: exclude.clone(),
-            purpose: Purpose::Build,
+            exclude: findings.aside.clone(),
+            evolved: findings.evolved.clone(),
+            // Which batches there are is a question; the build that follows keeps the books.
+            purpose: Purpose::Query,
             as_of: None,
         }
     }

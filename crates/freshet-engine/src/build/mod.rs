@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use freshet_core::contract::SchemaDiff;
+use freshet_core::contract::{Evolution, SchemaDiff};
 use freshet_core::error::code;
 use freshet_core::source::{SplitReport, SplitStatus};
 use freshet_core::{EdgeCounts, Error, Location, Result, SourceId, crash};
@@ -447,5 +447,11 @@ struct Unpublished {
     change: Box<StagedChange>,
 }
 
-/// Splits that a scan set aside after some of their rows were read.
-type Aside = BTreeSet<(SourceId, String)>;
+/// What earlier attempts of a build found out about its sources.
+#[derive(Debug, Clone, Default)]
+struct Findings {
+    /// Splits that were set aside after some of their rows were read.
+    aside: BTreeSet<(SourceId, String)>,
+    /// What the data needs beyond the contract.
+    evolved: BTreeMap<SourceId, Evolution>,
+}

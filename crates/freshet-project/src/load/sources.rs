@@ -180,6 +180,7 @@ impl Context<'_> {
         let contract = Contract {
             columns: self.columns(&id, table.columns, checks),
             modes: contract_props.over(source.contract.unwrap_or_default()),
+            found: Vec::new(),
         };
         self.checks(&id, None, [table.tests, table.data_tests], checks);
         let event_time = table

@@ -10,7 +10,7 @@ use freshet_project::{CheckTarget, LoadOptions, Project, RenderContext, UnitTest
 use serde_json::json;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    Path::new(&std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("tests/fixtures")
 }
 
 /// The environment of every fixture.

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 
 mod checks;
+mod evolve;
 mod history;
 mod ingest;
 mod misuse;
