@@ -4,7 +4,11 @@
 //! cannot hold the same number. From then on the build counts as decided. Whoever comes next
 //! commits what the intent names ([`crate::publish::recover`]); where the table has moved on
 //! meanwhile, `<number>.abandoned` says that it never will count.
+//!
+//! An intent holds all that its model has consumed, so that the last one says what the books have to
+//! say. A long one is compressed with zstd; readers tell by its first bytes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -133,6 +137,7 @@ pub async fn read(store: &Arc<dyn ObjectStore>, table: &TableName, number: u64) 
         .bytes()
         .await
         .or_code(code::INTENT, what)?;
+    let bytes = unpack(&bytes).or_code(code::INTENT, what)?;
     let intent: Intent = serde_json::from_slice(&bytes).or_code(code::INTENT, what)?;
     if intent.format != FORMAT {
         return Err(Error::new(code::INTENT, what())
@@ -146,8 +151,9 @@ pub async fn read(store: &Arc<dyn ObjectStore>, table: &TableName, number: u64) 
 pub async fn write(store: &Arc<dyn ObjectStore>, intent: &Intent) -> Result<()> {
     let table = &intent.change.table;
     let path = path(table, intent.number);
-    let bytes = serde_json::to_vec(intent)
-        .map_err(|error| Error::internal("could not write an intent").caused_by(error))?;
+    let unwritten = || Error::internal("could not write an intent");
+    let bytes = serde_json::to_vec(intent).map_err(|error| unwritten().caused_by(error))?;
+    let bytes = pack(bytes).map_err(|error| unwritten().caused_by(error))?;
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     store.put_opts(&path, bytes.into(), options).await.map_err(|error| {
         let taken = matches!(error, object_store::Error::AlreadyExists { .. });
@@ -165,6 +171,23 @@ pub async fn write(store: &Arc<dyn ObjectStore>, intent: &Intent) -> Result<()> 
     Ok(())
 }
 
+/// The first bytes of a zstd frame (RFC 8878, section 3.1.1).
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// An intent shorter than this stays readable for people.
+const SHORT: usize = 64 << 10;
+
+fn pack(bytes: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    if bytes.len() < SHORT { Ok(bytes) } else { zstd::stream::encode_all(bytes.as_slice(), 1) }
+}
+
+fn unpack(bytes: &[u8]) -> std::io::Result<Cow<'_, [u8]>> {
+    if bytes.starts_with(&ZSTD) {
+        zstd::stream::decode_all(bytes).map(Cow::Owned)
+    } else {
+        Ok(Cow::Borrowed(bytes))
+    }
+}
+
 /// Marks that an intent never will count.
 pub async fn abandon(store: &Arc<dyn ObjectStore>, table: &TableName, number: u64) -> Result<()> {
     let path = folder(table).join(format!("{number:020}.abandoned"));
@@ -173,4 +196,24 @@ pub async fn abandon(store: &Arc<dyn ObjectStore>, table: &TableName, number: u6
         .await
         .or_code(code::INTENT, || format!("could not abandon intent {number} of \"{table}\""))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_intents_are_compressed_and_short_ones_are_text() {
+        let short = b"{\"format\": 1}".to_vec();
+        assert_eq!(pack(short.clone()).unwrap(), short);
+        let files: Vec<String> = (0..100_000)
+            .map(|n| format!("\"s3://drop/till/sales_{n:06}.csv\":{{\"size\":{n}}}"))
+            .collect();
+        let long = format!("{{{}}}", files.join(",")).into_bytes();
+        let packed = pack(long.clone()).unwrap();
+        assert!(packed.len() * 8 < long.len(), "{} of {}", packed.len(), long.len());
+        assert_eq!(unpack(&packed).unwrap(), long);
+        assert_eq!(unpack(&short).unwrap(), short);
+        assert!(unpack(&packed[..packed.len() / 2]).is_err());
+    }
 }

@@ -276,6 +276,13 @@ impl Driver<'_> {
         let kept = self.store.finish_run(&self.report.id, self.report.status, finished).await;
         self.keep(kept);
         crash::point("run.finished");
+        let age = self.project.environment.keep_runs;
+        let age = age.and_then(|age| chrono::Duration::from_std(age.0).ok());
+        // Nothing is older than time itself.
+        if let Some(before) = age.and_then(|age| finished.checked_sub_signed(age)) {
+            let pruned = self.store.prune(before, false).await;
+            self.keep(pruned.map(drop));
+        }
         info!(run = %self.report.id, status = ?self.report.status, "run ended");
         self.observer.on_event(RunEvent::Finished(Box::new(self.report.clone())));
         match self.first_error {

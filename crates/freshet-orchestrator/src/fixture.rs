@@ -32,6 +32,7 @@ pub(crate) fn project(state_dir: &Path, nodes: &[(&str, &[&str])]) -> Project {
             lake_connection: None,
             state_dir: state_dir.to_owned(),
             memory_limit: ByteSize::mib(64),
+            keep_runs: None,
             threads: Some(2),
             schema: "main".into(),
             warehouse: None,

@@ -63,6 +63,8 @@ pub struct Environment {
     pub state_dir: PathBuf,
     /// Memory that queries may use before they spill to disk.
     pub memory_limit: ByteSize,
+    /// How long the records of runs are kept; `None` is for ever.
+    pub keep_runs: Option<HumanDuration>,
     /// Threads; `None` is one a core.
     pub threads: Option<usize>,
     /// The schema in which models are made where they name no other.

@@ -132,6 +132,9 @@ pub struct EnvironmentProps {
     pub state: Option<Located<String>>,
     /// Memory that queries may use before they spill to disk. Default: `1GiB`.
     pub memory_limit: Option<ByteSize>,
+    /// How long the records of runs are kept, e.g. `90d`: the end of each run forgets older ones, as
+    /// `freshet runs prune` does. Default: for ever.
+    pub keep_runs: Option<HumanDuration>,
     /// Threads. Default: one a core.
     #[schemars(with = "Option<usize>")]
     pub threads: Option<Located<u32>>,

@@ -433,6 +433,7 @@ impl Builder<'_> {
             lake,
             state_dir: self.dir.join(state),
             memory_limit: props.memory_limit.unwrap_or(DEFAULT_MEMORY),
+            keep_runs: props.keep_runs,
             threads,
             schema,
             connections: connections.usable.clone(),

@@ -49,7 +49,11 @@ fn a_type_is_widened_as_far_as_values_need_and_stays_so() {
     assert_eq!(project.cell("select sum(id) from levels"), "5000000017");
     assert_eq!(project.cell("select sum(level) from levels"), "70025.250000000");
     let shown = project.run(&["runs", "show"]).exits(0);
-    shown.says(&["data of meter.readings:", "from int to bigint", "from smallint to decimal(38,9)"]);
+    shown.says(&[
+        "data of meter.readings:",
+        "from int to bigint",
+        "from smallint to decimal(38,9)",
+    ]);
 
     // The next files need none of it, and their rows still fit the table.
     project.write("readings/b.csv", "id,level,day\n8,1,2026-10-04\n");
@@ -80,9 +84,8 @@ fn a_type_is_widened_as_far_as_values_need_and_stays_so() {
 #[test]
 fn a_field_that_first_appears_behind_the_head_is_a_column() {
     let project = project("ndjson");
-    let mut lines: Vec<String> = (0..4000)
-        .map(|id| format!(r#"{{"id":{id},"level":1,"day":"2026-10-01"}}"#))
-        .collect();
+    let mut lines: Vec<String> =
+        (0..4000).map(|id| format!(r#"{{"id":{id},"level":1,"day":"2026-10-01"}}"#)).collect();
     lines[3000] = r#"{"id":3000,"level":2,"day":"2026-10-01","operator":"Ada"}"#.into();
     lines[3500] = r#"{"id":"3500b","level":2,"day":"2026-10-01","site":{"x":1}}"#.into();
     // What is no object has no fields.

@@ -254,3 +254,20 @@ fn inferred_source_is_one_that_the_project_can_use() {
     assert_eq!(project.cell("select count(*) from raw.orders"), "15");
     project.run(&["sources", "infer", "data/nothing_*.csv"]).exits(1).says(&["nothing_*.csv"]);
 }
+
+#[test]
+fn runs_are_forgotten_when_the_environment_says_so() {
+    let project = Project::init();
+    let runs = || {
+        let runs = project.run(&["runs", "--json"]).exits(0).json();
+        runs.as_array().map(Vec::len).expect("a list")
+    };
+    project.run(&["run"]).exits(0);
+    project.run(&["run", "--full-refresh"]).exits(0);
+    assert_eq!(runs(), 2);
+    project.replace("freshet.yml", "memory_limit: 1GiB", "memory_limit: 1GiB\n    keep_runs: 0s");
+    project.run(&["run", "--full-refresh"]).exits(0);
+    assert_eq!(runs(), 1, "but for the newest build of each model");
+    project.replace("freshet.yml", "keep_runs: 0s", "keep_runs: soon");
+    project.run(&["check"]).exits(2).says(&["freshet.yml", "keep_runs"]);
+}
