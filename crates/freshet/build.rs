@@ -10,5 +10,7 @@ fn main() {
     // Rust's own linker on this target is lld, which can.
     if release && target == "x86_64-unknown-linux-gnu" {
         println!("cargo:rustc-link-arg-bins=-Wl,--icf=all");
+        // The profile's `strip` does not reach a package whose optimisation is set by name.
+        println!("cargo:rustc-link-arg-bins=-Wl,--strip-all");
     }
 }
