@@ -8,6 +8,7 @@ use datafusion::prelude::SessionContext;
 use freshet_core::clock::Clock;
 use freshet_core::contract::{Contract, Evolution, SchemaDiff};
 use freshet_core::error::code;
+use freshet_core::files::FileSystem;
 use freshet_core::registry::{ConnectorContext, SourceSpec};
 use freshet_core::sink::Sink;
 use freshet_core::source::{Overlay, Source};
@@ -20,6 +21,7 @@ use tracing::debug;
 
 use crate::lake::{Lake, LakeOptions};
 use crate::session::Sessions;
+use crate::store::OsFileSystem;
 use crate::{contracts, functions, overlay, store};
 
 /// What an engine is opened for.
@@ -38,6 +40,8 @@ pub struct Engine {
     registry: Registry,
     clock: Arc<dyn Clock>,
     lake: Lake,
+    /// What exports to folders are written on.
+    files: Arc<dyn FileSystem>,
     sessions: Sessions,
     /// Commits of dead letters by models that are built at once take turns.
     pub(crate) dead_letter_lock: tokio::sync::Mutex<()>,
@@ -92,6 +96,18 @@ impl Engine {
         Self::open_for(Access::Build, project, registry, clock, object_store, url)
     }
 
+    /// The same, whose exports to folders are written on `files`.
+    #[must_use]
+    pub fn with_files(mut self, files: Arc<dyn FileSystem>) -> Self {
+        self.files = files;
+        self
+    }
+
+    /// What exports to folders are written on.
+    pub(crate) fn files(&self) -> Arc<dyn FileSystem> {
+        Arc::clone(&self.files)
+    }
+
     fn open_for(
         access: Access,
         project: Arc<Project>,
@@ -135,6 +151,7 @@ impl Engine {
             registry,
             clock,
             lake,
+            files: Arc::new(OsFileSystem),
             sessions,
             dead_letter_lock: tokio::sync::Mutex::new(()),
             noted: tokio::sync::Mutex::default(),

@@ -204,7 +204,7 @@ impl Build<'_> {
         if Exported::read(lake.store(), &self.table).await?.as_ref() == Some(&written) {
             return Ok(());
         }
-        let (object_store, _) = store::open(&place, &options.connection)?;
+        let (object_store, _) = store::open_on(self.engine.files(), &place, &options.connection)?;
         let context = self.engine.query_context()?;
         let frame = context
             .read_table(lake.provider(&snapshot))

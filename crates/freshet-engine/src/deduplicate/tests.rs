@@ -270,8 +270,8 @@ fn a_set_of_integers_turns_from_bitmaps_to_a_table_and_forgets_none() {
         };
         assert_eq!(fresh, expected[..row], "{limit}");
         let before: BTreeSet<u64> = numbers[..row].iter().copied().collect();
-        for at in 0..rows {
-            assert_eq!(set.contains(&keys, at), before.contains(&numbers[at]), "{limit}, {at}");
+        for (at, number) in numbers.iter().enumerate() {
+            assert_eq!(set.contains(&keys, at), before.contains(number), "{limit}, {at}");
         }
     }
 }

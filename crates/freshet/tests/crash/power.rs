@@ -13,7 +13,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use freshet_core::clock::{Clock, SystemClock};
-use freshet_core::{ModelId, crash};
+use freshet_core::error::code;
+use freshet_core::{ModelId, ResultExt, crash};
 use freshet_engine::Engine;
 use freshet_engine::store;
 use freshet_orchestrator::{
@@ -23,6 +24,7 @@ use freshet_project::{LoadOptions, Project};
 use freshet_testkit::fault::Fault;
 use freshet_testkit::{FaultFs, Lie, LyingStore, Mutant};
 use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 use rand::Rng;
 use tempfile::TempDir;
@@ -45,7 +47,8 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "models/appended.sql",
-        "{{ config(materialized='incremental') }} select id, store from {{ source('pos', 'sales') }}",
+        "{{ config(materialized='incremental', export={'path': '/srv/out', 'format': 'csv'}) }}\n\
+         select id, store from {{ source('pos', 'sales') }}",
     ),
     (
         "models/totals.sql",
@@ -106,6 +109,8 @@ enum Index {
 pub struct Seen {
     tables: BTreeMap<&'static str, String>,
     builds: Vec<String>,
+    /// The lines of exported files, sorted.
+    exported: Vec<String>,
 }
 
 /// A disk with the lake, and the folder with the record of runs.
@@ -148,6 +153,23 @@ pub struct Lab {
     full_refresh: bool,
     /// Operations of the undisturbed run.
     pub operations: u64,
+}
+
+/// The lines of the exported files, each of which is whole or not there.
+async fn exported(world: &World) -> freshet_core::Result<Vec<String>> {
+    let files = Arc::clone(&world.disk);
+    let (store, _) = store::open_on(files, "/srv/out", &serde_json::Map::new())?;
+    let mut lines = Vec::new();
+    let what = || "the export cannot be read".to_owned();
+    let listed: Vec<_> = store.list(None).try_collect().await.or_code(code::IO, what)?;
+    for file in listed {
+        let bytes = store.get(&file.location).await.or_code(code::IO, what)?.bytes().await;
+        let text = String::from_utf8_lossy(&bytes.or_code(code::IO, what)?).into_owned();
+        assert!(text.starts_with("id,store\n") && text.ends_with('\n'), "torn: {text:?}");
+        lines.extend(text.lines().skip(1).map(str::to_owned));
+    }
+    lines.sort();
+    Ok(lines)
 }
 
 impl Lab {
@@ -221,13 +243,12 @@ impl Lab {
         let registry = freshet_connectors::registry();
         let clock = Arc::new(SystemClock);
         let project = Arc::new(project);
-        match broken {
-            Broken::Store(lie) => {
-                let store = Arc::new(LyingStore::new(store, lie));
-                Engine::open_on(project, registry, clock, store, url)
-            }
-            _ => Engine::open_on(project, registry, clock, store, url),
-        }
+        let store: Arc<dyn ObjectStore> = match broken {
+            Broken::Store(lie) => Arc::new(LyingStore::new(store, lie)),
+            _ => store,
+        };
+        let files = Arc::clone(&world.disk);
+        Ok(Engine::open_on(project, registry, clock, store, url)?.with_files(files))
     }
 
     /// One process: opens the project, runs it, ends.
@@ -328,7 +349,8 @@ impl Lab {
                 // Each is one build more, whatever was there.
                 builds.clear();
             }
-            Ok(Seen { tables, builds })
+            let exported = exported(&world).await.map_err(text)?;
+            Ok(Seen { tables, builds, exported })
         })
     }
 
@@ -398,15 +420,15 @@ impl Lab {
 
     /// The named steps that a run of this lab passes, each as often as it does.
     pub fn steps(&self) -> Vec<Cut> {
-        const ELSEWHERE: [&str; 2] = ["publish.exported", "publish.loaded"];
+        const ELSEWHERE: [&str; 1] = ["publish.loaded"];
         let steps = crash::STEPS.iter().map(|(step, _)| *step);
         let steps = steps.filter(|step| !ELSEWHERE.contains(step));
         steps
             .flat_map(|step| {
                 let of_a_task = step.starts_with("publish.") || step == "run.task_recorded";
-                // The models of this project without a source of their own have no dead letters.
-                let passes =
-                    if step == "publish.dead_letters_staged" || !of_a_task { 1 } else { 2 };
+                // Only the model with a source has dead letters, and an export.
+                let of_one = ["publish.dead_letters_staged", "publish.exported"].contains(&step);
+                let passes = if of_one || !of_a_task { 1 } else { 2 };
                 (1..=passes).map(move |pass| Cut::Step { step, pass })
             })
             .collect()
