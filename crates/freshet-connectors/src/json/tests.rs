@@ -2,7 +2,7 @@
 
 use arrow::util::pretty::pretty_format_batches;
 use bytes::Bytes;
-use freshet_core::contract::{Constraint, ContractModes};
+use freshet_core::contract::Constraint;
 use freshet_core::format::{Chunk, ReadSpec};
 use freshet_core::record::Decoded;
 use freshet_core::{ColumnType, ContractColumn, ContractMode};
@@ -19,7 +19,7 @@ fn contract() -> Contract {
             ContractColumn::new("amount", decimal),
             ContractColumn::new("day", ColumnType::Date),
         ],
-        modes: ContractModes::default(),
+        ..Contract::default()
     }
 }
 
