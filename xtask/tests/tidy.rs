@@ -76,6 +76,13 @@ fn sources() -> Vec<PathBuf> {
 }
 
 #[test]
+fn cargo_run_runs_freshet() {
+    let packages = packages();
+    let runs = packages.iter().filter_map(|package| package["default_run"].as_str());
+    assert_eq!(runs.collect::<Vec<_>>(), ["freshet"], "the README's first command names no binary");
+}
+
+#[test]
 fn crates_import_only_what_is_below_them() {
     let may_import: BTreeMap<_, _> = MAY_IMPORT.into_iter().collect();
     let mut wrong = Vec::new();
