@@ -110,3 +110,78 @@ fn keys_below(semi: &Join, projection: &Projection) -> Option<Vec<Expr>> {
     });
     keys.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+    use datafusion::prelude::SessionContext;
+    use freshet_core::config::ByteSize;
+
+    use crate::session::Sessions;
+
+    async fn session() -> SessionContext {
+        let sessions = Sessions::new(ByteSize::mib(64), None, 2, "main").unwrap();
+        let context = sessions.context();
+        for table in [
+            "customers as select * from (values (1, 'Ada'), (2, 'Bo'), (null, 'Cy')) as t(id, name)",
+            "orders as select * from (values (10, 1), (11, 1), (12, 2), (null, 2)) as t(id, customer)",
+            "lines as select * from (values (10, 4), (10, 4), (11, 1), (12, 9), (null, 9)) as t(id, n)",
+        ] {
+            context.sql(&format!("create table {table}")).await.unwrap().collect().await.unwrap();
+        }
+        context
+    }
+
+    /// The optimized plan, and the sum of the only column.
+    async fn run(context: &SessionContext, sql: &str) -> (String, i64) {
+        let frame = context.sql(sql).await.unwrap();
+        let plan = frame.clone().into_optimized_plan().unwrap().display_indent().to_string();
+        let batches = frame.collect().await.unwrap();
+        let values = batches.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>());
+        (plan, values.flat_map(|values| values.iter().flatten()).sum())
+    }
+
+    const JOINED: &str = "select lines.n from customers \
+        join orders on customers.id = orders.customer join lines on lines.id = orders.id";
+
+    fn is_below_a_join(plan: &str) -> bool {
+        let (semi, inner) = (plan.find("LeftSemi Join"), plan.find("Inner Join"));
+        semi.expect("there is a semi join") > inner.expect("there is a join")
+    }
+
+    #[tokio::test]
+    async fn a_selective_semi_join_goes_to_the_side_of_its_key() {
+        let context = session().await;
+        let busy = "select id from lines group by id having sum(n) > 5";
+        for (key, sum) in [("orders.id", 17), ("lines.id", 17)] {
+            let (plan, found) = run(&context, &format!("{JOINED} where {key} in ({busy})")).await;
+            assert!(is_below_a_join(&plan), "{plan}");
+            assert_eq!(found, sum, "{plan}");
+        }
+        let names = "select id from customers where name < 'B'";
+        let sql = format!("{JOINED} where orders.customer in ({names})");
+        let (plan, found) = run(&context, &sql).await;
+        assert!(is_below_a_join(&plan), "{plan}");
+        assert_eq!(found, 9, "{plan}");
+    }
+
+    #[tokio::test]
+    async fn others_stay_where_they_are() {
+        let context = session().await;
+        // What drops little is better asked after the joins.
+        let sql = format!("{JOINED} where orders.id in (select id from lines)");
+        let (plan, found) = run(&context, &sql).await;
+        assert!(!is_below_a_join(&plan), "{plan}");
+        assert_eq!(found, 18, "{plan}");
+        // A key of both sides belongs to neither.
+        let both = "select id from lines where n > 3";
+        let sql = format!("{JOINED} where orders.id + customers.id - customers.id in ({both})");
+        let (plan, found) = run(&context, &sql).await;
+        assert_eq!(found, 17, "{plan}");
+        let without = "select id from lines where n > 8 and id is not null";
+        let sql = format!("{JOINED} where orders.id not in ({without})");
+        let (plan, found) = run(&context, &sql).await;
+        assert_eq!(found, 9, "{plan}");
+    }
+}

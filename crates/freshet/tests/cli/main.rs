@@ -271,3 +271,42 @@ fn runs_are_forgotten_when_the_environment_says_so() {
     project.replace("freshet.yml", "keep_runs: 0s", "keep_runs: soon");
     project.run(&["check"]).exits(2).says(&["freshet.yml", "keep_runs"]);
 }
+
+#[test]
+fn a_query_hands_its_predicates_to_the_scan_and_a_build_does_not() {
+    let project = Project::init();
+    let plan = |sql: &str| project.run(&["sql", "--format", "csv", sql]).exits(0).out;
+    let filtered = "select count(*) from shop.orders where order_id > 1005";
+    let shown = plan(&format!("explain {filtered}"));
+    assert!(shown.contains("predicates=[order_id@"), "{shown}");
+    assert!(!shown.contains("FilterExec"), "{shown}");
+    // Evaluated row by row, where no scan can take it.
+    let cases = [
+        "order_id > 1005",
+        "order_id > 1005 and amount < 20",
+        "amount is null",
+        "order_id <> order_id",
+        "status = 'paid' or order_id = 1001",
+    ];
+    for condition in cases {
+        let pushed = format!("select count(*) from shop.orders where {condition}");
+        let aside = format!(
+            "select count(*) filter (where {condition}) from shop.orders cross join (select 1) as one"
+        );
+        assert_eq!(project.cell(&pushed), project.cell(&aside), "{condition}");
+    }
+    // A join makes a predicate of its smaller side while it runs.
+    let joined = "select count(*) from shop.orders as o join (select 1006 as id union all select 1007) as k \
+        on o.order_id = k.id";
+    // One of the two came twice.
+    assert_eq!(project.cell(joined), "3");
+    project.write(
+        "models/large.sql",
+        "{{ config(materialized='table') }} select order_id from {{ source('shop', 'orders') }} where order_id > 1005\n",
+    );
+    project.run(&["run", "--select", "large"]).exits(0);
+    assert_eq!(project.cell("select count(*) from large"), project.cell(filtered));
+    let report = project.run(&["runs", "show", "--json"]).exits(0).json();
+    let operators = report["tasks"][0]["build"]["operators"].to_string();
+    assert!(operators.contains("filter"), "the filter keeps its own count: {operators}");
+}
