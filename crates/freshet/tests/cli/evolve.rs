@@ -106,3 +106,51 @@ fn a_field_that_first_appears_behind_the_head_is_a_column() {
         and column_name = 'broken'";
     assert_eq!(project.cell(columns), "0");
 }
+
+const EVOLVING: &str = r#"sources:
+  - name: till
+    tables:
+      - name: sales
+        connector: files
+        with: { path: "PATH", OPTIONS }
+        contract: { bad_values: evolve }
+        columns:
+          - { name: id, data_type: int }
+          - { name: note, data_type: text }
+"#;
+
+#[test]
+fn records_over_several_lines_and_parquet_evolve_as_well() {
+    let project = Project::init();
+    let source = |path: &str, options: &str| {
+        project
+            .write("sources/till.yml", &EVOLVING.replace("PATH", path).replace("OPTIONS", options));
+    };
+    project.write(
+        "models/sold.sql",
+        "{{ config(materialized='table') }} select id, note from {{ source('till', 'sales') }}\n",
+    );
+    // Workers guess where records begin; a wrong guess must not widen anything.
+    source("till/*.csv", "split_size: 256B, format_options: { quoted_newlines: true }");
+    let record = |id: u64| format!("{id},\"a\nx,{id},\"\"b\"\"\n\"\n");
+    let records: String =
+        (0..400).map(|n| record(if n == 300 { 5_000_000_000 } else { n })).collect();
+    project.write("till/a.csv", &format!("id,note\n{records}"));
+    project.run(&["run", "--select", "sold"]).exits(0);
+    assert_eq!(project.cell("select arrow_typeof(id) from sold limit 1"), "Int64");
+    assert_eq!(project.cell("select count(*) from sold"), "400");
+    let sum = (0..400).sum::<u64>() - 300 + 5_000_000_000;
+    assert_eq!(project.cell("select sum(id) from sold"), sum.to_string());
+
+    project.write(
+        "models/wide.sql",
+        "{{ config(materialized='table', export={'path': 'out', 'format': 'parquet'}) }}\n\
+         select 5000000000 as id, 'x' as note union all select 1, 'y'\n",
+    );
+    source("out/*.parquet", "format: parquet");
+    project.replace("sources/till.yml", "data_type: int", "data_type: smallint");
+    project.run(&["run", "--select", "wide"]).exits(0);
+    project.run(&["run", "--select", "sold"]).exits(0);
+    assert_eq!(project.cell("select arrow_typeof(id) from sold limit 1"), "Int64");
+    assert_eq!(project.cell("select sum(id) from sold"), "5000000001");
+}
