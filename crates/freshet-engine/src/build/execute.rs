@@ -75,12 +75,12 @@ impl Build<'_> {
                 }
                 Attempt::Done(mut executed) => {
                     for (source, evolution) in &findings.evolved {
-                        self.engine.keep_evolution(source, evolution).await?;
                         let contract = &self.engine.source_table(source)?.contract;
                         let file = Some(format!("data of {source}"));
                         let changes = evolution.changes(contract);
                         executed.schema_diffs.push(SchemaDiff { file, changes });
                     }
+                    executed.evolved = findings.evolved;
                     for (source, report) in aside {
                         executed.sources.entry(source).or_default().push(report);
                     }
@@ -385,6 +385,7 @@ impl Build<'_> {
             progress,
             quarantined,
             schema_diffs,
+            evolved: BTreeMap::new(),
         })))
     }
 }

@@ -72,6 +72,8 @@ struct Executed {
     progress: ModelProgress,
     quarantined: Vec<DeadLetter>,
     schema_diffs: Vec<SchemaDiff>,
+    /// What the data needs beyond its contracts.
+    evolved: BTreeMap<SourceId, Evolution>,
 }
 
 impl Engine {
@@ -296,6 +298,10 @@ impl Build<'_> {
         self.enter("check");
         self.audit(&executed.change).await?;
         crash::point("publish.checked");
+        // Before the table can hold such values, and not for a result that its checks refuse.
+        for (source, evolution) in &executed.evolved {
+            self.engine.keep_evolution(source, evolution).await?;
+        }
         self.enter("publish");
         let lake = self.engine.lake();
         let number = publish::next_number(lake, &self.table).await?;
