@@ -1,7 +1,7 @@
 //! What every crate of Freshet shares: errors, contracts, records with positions, the traits of
 //! connectors and sinks, config primitives, clock and randomness.
 //!
-//! This crate does no I/O and knows no other crate of ours; Arrow is its only data model.
+//! This crate does no I/O of its own and knows no other crate of ours; Arrow is its only data model.
 
 pub mod account;
 pub mod clock;
@@ -15,8 +15,12 @@ pub mod ids;
 pub mod metrics;
 pub mod record;
 pub mod registry;
+pub mod rows;
+pub mod scalar;
 pub mod sink;
 pub mod source;
+pub mod store;
+pub mod stream;
 pub mod types;
 
 pub use account::{EdgeCounts, OperatorCounts};

@@ -1,7 +1,7 @@
 //! For tests: a file system that forgets and fails, clocks, seeds, golden files, and a harness
-//! that kills processes.
+//! that kills processes; and a simulator of whole streaming jobs.
 //!
-//! It knows `freshet-core` and nothing of what is tested with it.
+//! It knows `freshet-core` and, for the simulator, `freshet-runtime`.
 
 pub mod clock;
 pub mod fault;
@@ -9,6 +9,7 @@ pub mod golden;
 pub mod kill;
 pub mod lying;
 pub mod seeds;
+pub mod sim;
 
 pub use clock::TestClock;
 pub use fault::{FaultFs, Mutant};

@@ -143,6 +143,10 @@ codes! {
         "The metadata store failed. It is an index: `freshet runs rebuild` makes it again from the lake's intents."
     801 DEAD_LETTER User "a dead letter could not be replayed"
         "The id is unknown, or the record was corrected and applied before with another content. The message says which."
+    901 STATE External "the state of a job could not be read or written"
+        "Writing a checkpoint, or reading one to go on from it, failed. Nothing is lost: what is not checkpointed is read again. The message names the object and the reason; where it is damaged, go on from an older savepoint."
+    902 FENCED External "another instance of the job has taken over"
+        "Each instance of a job that starts takes it over from those before it, which end with this error. Nothing that they did afterwards counts. Run one instance of a job at a time."
 }
 
 #[cfg(test)]

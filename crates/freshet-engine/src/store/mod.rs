@@ -11,16 +11,15 @@ use freshet_core::config::nearest;
 use freshet_core::error::code;
 use freshet_core::files::FileSystem;
 use freshet_core::{Error, Result, ResultExt};
+use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectStore};
 use serde_json::{Map, Value};
 use url::Url;
 
-mod local;
 mod os;
 
-pub use local::LocalStore;
+pub use freshet_core::store::{LocalStore, settle};
 pub use object_store::prefix::PrefixStore;
 pub use os::OsFileSystem;
 
@@ -66,23 +65,6 @@ pub fn open_on(
                 .hint("use a folder or an s3:// URL"))
         }
         _ => open_folder(files, FsPath::new(location)),
-    }
-}
-
-/// Asks a folder to make the names beside an object durable before it answers.
-#[derive(Debug, Clone, Copy)]
-struct Settled;
-
-/// Makes what is seen at `path`, and beside it, durable where the store is a folder.
-pub async fn settle(store: &dyn ObjectStore, path: &Path) -> Result<()> {
-    let mut options = GetOptions { head: true, ..GetOptions::default() };
-    options.extensions.insert(Settled);
-    match store.get_opts(path, options).await {
-        // Its folder was settled all the same.
-        Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-        Err(error) => {
-            Err(error).or_code(code::LAKE, || format!("could not make \"{path}\" durable"))
-        }
     }
 }
 

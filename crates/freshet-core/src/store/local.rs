@@ -7,11 +7,11 @@ use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
+use crate::error::{Result, ResultExt, code};
+use crate::files::{DirEntry, FileSystem};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use freshet_core::files::{DirEntry, FileSystem};
-use freshet_core::{Result, ResultExt, error::code};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use object_store::path::Path;

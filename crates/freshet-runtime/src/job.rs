@@ -1,0 +1,669 @@
+//! A job from its start to its end: takes over, restores, runs, and begins again after a failure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use freshet_core::clock::Clock;
+use freshet_core::source::Position;
+use freshet_core::stream::{EventTime, Generation, SinkWriter, Wake};
+use freshet_core::{Error, ErrorKind, Result, error::code};
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures::{FutureExt, StreamExt};
+use object_store::ObjectStore;
+
+use crate::checkpoint::{
+    Coordinator, Effect, Event, Manifest, Part, Repository, RunRef, Settings, Shape, SinkShape,
+    StageShape, merge_runs, write_run,
+};
+use crate::exchange::{Inbox, Limits, Partitioner, reach};
+use crate::executor::{Executor, Io};
+use crate::operator::{Chain, OperatorContext};
+use crate::plan::{EdgePlan, JobPlan, JobSource, SinkPlan, StageInput, StagePlan};
+use crate::state::KeyGroupRange;
+use crate::task::{
+    Command, Cut, Input, Mailbox, Output, Report, Reporter, Task, TaskId, TaskParts,
+};
+
+/// How a job is run.
+#[derive(Debug, Clone)]
+pub struct JobOptions {
+    /// Checkpoints.
+    pub checkpoints: Settings,
+    /// What the queue between two tasks may hold.
+    pub limits: Limits,
+    /// What is done after failures.
+    pub restart: Restart,
+}
+
+impl Default for JobOptions {
+    fn default() -> Self {
+        Self {
+            checkpoints: Settings::default(),
+            limits: Limits::default(),
+            restart: Restart::default(),
+        }
+    }
+}
+
+/// How often a job begins again by itself, and after which time. In microseconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Restart {
+    /// Failures in a row after which it is given up; `None` is never.
+    pub attempts: Option<u32>,
+    /// The wait after the first failure.
+    pub delay: i64,
+    /// What each further wait is multiplied with; 1 is a fixed delay.
+    pub factor: f64,
+    /// The longest wait.
+    pub longest: i64,
+    /// A job that ran for so long without failing is sound again: its failures are forgotten.
+    pub forget_after: i64,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self {
+            attempts: None,
+            delay: 1_000_000,
+            factor: 2.0,
+            longest: 60_000_000,
+            forget_after: 600_000_000,
+        }
+    }
+}
+
+/// What a job stands on.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Where futures run.
+    pub io: Arc<dyn Io>,
+    /// Where checkpoints are: what it has answered outlives a power cut.
+    pub store: Arc<dyn ObjectStore>,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All of its input was read.
+    Exhausted,
+    /// It was asked to end.
+    Drained,
+}
+
+/// Asks things of a running job.
+#[derive(Debug, Clone)]
+pub struct JobHandle(UnboundedSender<Request>);
+
+/// What people ask of a job.
+#[derive(Debug)]
+enum Request {
+    Drain,
+}
+
+impl JobHandle {
+    /// Asks the job to end: what was read is carried through, checkpointed and committed.
+    pub fn drain(&self) {
+        // A job that has ended needs no asking.
+        let _ = self.0.unbounded_send(Request::Drain);
+    }
+}
+
+/// What comes to the job's loop. Bounded by what it asks for: one part of each task for each barrier,
+/// one answer to each effect, one failure of each worker.
+enum Message {
+    Report(Report),
+    Event(Event),
+    Failed(Error),
+}
+
+/// A job that can be run.
+pub struct Job {
+    plan: JobPlan,
+    options: JobOptions,
+    environment: Environment,
+    executor: Box<dyn Executor>,
+    repository: Repository,
+    handle: JobHandle,
+    requests: UnboundedReceiver<Request>,
+    draining: bool,
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("name", &self.plan.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct ReportTo(UnboundedSender<Message>);
+
+impl Reporter for ReportTo {
+    fn report(&self, report: Report) {
+        // Nobody listens to the tasks of an attempt that is over.
+        let _ = self.0.unbounded_send(Message::Report(report));
+    }
+}
+
+impl Job {
+    /// A job of this plan.
+    pub fn new(
+        plan: JobPlan,
+        options: JobOptions,
+        environment: Environment,
+        executor: Box<dyn Executor>,
+    ) -> Result<Self> {
+        plan.validate()?;
+        let (sender, requests) = unbounded();
+        Ok(Self {
+            repository: Repository::new(Arc::clone(&environment.store), &plan.name),
+            plan,
+            options,
+            environment,
+            executor,
+            handle: JobHandle(sender),
+            requests,
+            draining: false,
+        })
+    }
+
+    /// Asks things of it while it runs.
+    pub fn handle(&self) -> JobHandle {
+        self.handle.clone()
+    }
+
+    /// Runs it to its end, beginning again after failures that may pass.
+    pub async fn run(&mut self) -> Result<Ended> {
+        let mut failures = 0_u32;
+        loop {
+            let begun = self.environment.clock.now_micros();
+            let result = self.attempt().await;
+            self.executor.stop();
+            let error = match result {
+                Ok(ended) => return Ok(ended),
+                Err(error) => error,
+            };
+            let now = self.environment.clock.now_micros();
+            let Restart { attempts, delay, factor, longest, forget_after } = &self.options.restart;
+            if now - begun >= *forget_after {
+                failures = 0;
+            }
+            failures += 1;
+            let given_up = attempts.is_some_and(|attempts| failures > attempts);
+            if given_up || error.code() == code::FENCED || error.kind() == ErrorKind::User {
+                return Err(error);
+            }
+            let wait = *delay as f64 * factor.powi(failures as i32 - 1);
+            let wait = (wait as i64).min(*longest);
+            tracing::warn!(
+                pipeline = self.plan.name,
+                failures,
+                wait_ms = wait / 1000,
+                %error,
+                "job failed and will begin again"
+            );
+            self.environment.io.sleep(wait).await;
+        }
+    }
+
+    /// One life of the job: from taking over to the first failure.
+    async fn attempt(&mut self) -> Result<Ended> {
+        let now = self.environment.clock.now_micros();
+        let manifest = self.repository.claim(self.plan.groups, now).await?;
+        self.plan.groups = manifest.groups;
+        let writers = self.open_sinks(&manifest).await?;
+        if manifest.finished {
+            return Ok(Ended::Exhausted);
+        }
+        // What an earlier life still sends comes to nobody.
+        let (sender, mut messages) = unbounded();
+        let mailboxes = self.start(&manifest, writers, &sender).await?;
+        let generation = manifest.generation;
+        let now = self.environment.clock.now_micros();
+        let mut coordinator =
+            Coordinator::new(self.options.checkpoints, self.shape(), manifest, now);
+        let mut effects = match self.draining {
+            true => coordinator.on(Event::Drain, now),
+            false => Vec::new(),
+        };
+        loop {
+            for effect in effects.drain(..) {
+                if matches!(effect, Effect::Finish) {
+                    let exhausted = coordinator.manifest().finished;
+                    return Ok(if exhausted { Ended::Exhausted } else { Ended::Drained });
+                }
+                let life = Life { generation, sender: &sender, mailboxes: &mailboxes };
+                self.carry_out(effect, coordinator.manifest(), &life);
+            }
+            let heard = self.hear(&mut messages, coordinator.deadline()).await;
+            let now = self.environment.clock.now_micros();
+            effects = match heard {
+                Heard::Time => coordinator.on(Event::Tick, now),
+                Heard::Request(Request::Drain) => {
+                    self.draining = true;
+                    coordinator.on(Event::Drain, now)
+                }
+                Heard::Message(Message::Event(event)) => coordinator.on(event, now),
+                Heard::Message(Message::Failed(error)) => return Err(error),
+                Heard::Message(Message::Report(Report::Exhausted(task))) => {
+                    coordinator.on(Event::Exhausted(task), now)
+                }
+                Heard::Message(Message::Report(Report::Cut(cut))) => {
+                    let life = Life { generation, sender: &sender, mailboxes: &mailboxes };
+                    self.keep(cut, &life);
+                    Vec::new()
+                }
+            };
+        }
+    }
+
+    /// What comes next; the time of day where nothing comes before `deadline`.
+    async fn hear(
+        &mut self,
+        messages: &mut UnboundedReceiver<Message>,
+        deadline: Option<i64>,
+    ) -> Heard {
+        let mut sleep = match deadline {
+            None => futures::future::pending().boxed(),
+            Some(deadline) => {
+                let wait = deadline - self.environment.clock.now_micros();
+                self.environment.io.sleep(wait.max(0))
+            }
+        }
+        .fuse();
+        futures::select_biased! {
+            message = messages.next() => {
+                Heard::Message(message.expect("this life holds a sender itself"))
+            }
+            request = self.requests.next() => {
+                Heard::Request(request.expect("the job holds a handle itself"))
+            }
+            () = sleep => Heard::Time,
+        }
+    }
+
+    /// Opens all sinks, which fences those who came before, and makes the commits that they left.
+    async fn open_sinks(
+        &self,
+        manifest: &Manifest,
+    ) -> Result<HashMap<usize, Vec<Box<dyn SinkWriter>>>> {
+        let mut writers = HashMap::new();
+        for (place, stage) in self.plan.stages.iter().enumerate() {
+            let Some(SinkPlan { id, sink, .. }) = &stage.sink else { continue };
+            let opened = sink.open(manifest.generation, &self.wakes(stage)).await?;
+            if let Some(state) = manifest.sinks.get(id).filter(|state| !state.pending.is_empty()) {
+                sink.commit(manifest.generation, &state.pending).await?;
+            }
+            writers.insert(place, opened);
+        }
+        Ok(writers)
+    }
+
+    /// What wakes the workers of a stage's tasks.
+    fn wakes(&self, stage: &StagePlan) -> Vec<Arc<dyn Wake>> {
+        (0..stage.parallelism).map(|index| self.executor.wake(self.worker(index))).collect()
+    }
+
+    fn worker(&self, index: u16) -> usize {
+        usize::from(index) % self.executor.workers()
+    }
+
+    /// Makes all tasks, their state restored, and starts them; gives the mailboxes of sources.
+    async fn start(
+        &mut self,
+        manifest: &Manifest,
+        mut writers: HashMap<usize, Vec<Box<dyn SinkWriter>>>,
+        sender: &UnboundedSender<Message>,
+    ) -> Result<Vec<(Arc<dyn Wake>, Arc<Mailbox>)>> {
+        let mut inboxes = self.inboxes();
+        let mut files = HashMap::new();
+        let mut mailboxes = Vec::new();
+        let mut tasks: Vec<Vec<Task>> = (0..self.executor.workers()).map(|_| Vec::new()).collect();
+        for (place, stage) in self.plan.stages.iter().enumerate() {
+            let mut feeds = match &stage.input {
+                StageInput::Source { source, .. } => {
+                    let none = BTreeMap::new();
+                    let positions = manifest.sources.get(&stage.id).unwrap_or(&none);
+                    source.open(positions, &self.wakes(stage)).await?
+                }
+                StageInput::Edges(_) => Vec::new(),
+            }
+            .into_iter();
+            let mut writers = writers.remove(&place).unwrap_or_default().into_iter();
+            let watermark = manifest.watermarks.get(&stage.id).copied().unwrap_or(EventTime::MIN);
+            for index in 0..stage.parallelism {
+                let id = TaskId { stage: place as u16, index };
+                let input = match &stage.input {
+                    StageInput::Source { watermark, .. } => {
+                        let mailbox = Arc::<Mailbox>::default();
+                        mailboxes
+                            .push((self.executor.wake(self.worker(index)), Arc::clone(&mailbox)));
+                        let feed = feeds.next().ok_or_else(|| missing("feed", stage))?;
+                        Input::Source { feed, watermark: watermark.clone(), mailbox }
+                    }
+                    StageInput::Edges(_) => {
+                        let (inbox, inputs) = inboxes[place].remove(&index).expect("one a task");
+                        Input::Channels { inbox, inputs }
+                    }
+                };
+                let sink = match &stage.sink {
+                    Some(_) => Some(writers.next().ok_or_else(|| missing("writer", stage))?),
+                    None => None,
+                };
+                let groups = manifest.groups.range(index.into(), stage.parallelism.into());
+                let chain = self.chain(stage, groups, watermark, manifest, &mut files).await?;
+                let task = Task::new(TaskParts {
+                    id,
+                    chain,
+                    input,
+                    edges: self.outputs(place, index, &inboxes)?,
+                    sink,
+                    reporter: Box::new(ReportTo(sender.clone())),
+                    watermark,
+                });
+                tasks[self.worker(index)].push(task);
+            }
+        }
+        let sender = sender.clone();
+        let on_failure = move |task: TaskId, error: Error| {
+            tracing::warn!(%task, %error, "task failed");
+            let _ = sender.unbounded_send(Message::Failed(error));
+        };
+        self.executor.start(tasks, Arc::new(on_failure))?;
+        Ok(mailboxes)
+    }
+
+    /// The queues in front of all tasks that have any, by stage and index, each with the input of
+    /// the first operator that its channels lead to.
+    fn inboxes(&self) -> Vec<HashMap<u16, (Arc<Inbox>, Vec<usize>)>> {
+        let stages = self.plan.stages.iter();
+        stages
+            .map(|stage| {
+                if matches!(stage.input, StageInput::Source { .. }) {
+                    return HashMap::new();
+                }
+                let inboxes = (0..stage.parallelism).map(|index| {
+                    let channels = self.channels(stage, index);
+                    let senders = channels
+                        .iter()
+                        .map(|(_, upstream)| self.executor.wake(self.worker(*upstream)))
+                        .collect();
+                    let receiver = self.executor.wake(self.worker(index));
+                    let inbox = Inbox::new(self.options.limits, receiver, senders);
+                    let inputs = channels.iter().map(|(edge, _)| edge.input).collect();
+                    (index, (inbox, inputs))
+                });
+                inboxes.collect()
+            })
+            .collect()
+    }
+
+    /// The channels into one task, in their order: the edge, and the task at its other end.
+    fn channels<'a>(&'a self, stage: &'a StagePlan, index: u16) -> Vec<(&'a EdgePlan, u16)> {
+        let StageInput::Edges(edges) = &stage.input else { return Vec::new() };
+        let channels = edges.iter().flat_map(|edge| {
+            let upstream = 0..self.plan.stages[edge.from].parallelism;
+            let reaches = move |own: &u16| {
+                reach(&edge.partitioning, (*own).into(), stage.parallelism.into())
+                    .contains(&index.into())
+            };
+            upstream.filter(reaches).map(move |upstream| (edge, upstream))
+        });
+        channels.collect()
+    }
+
+    /// The edges out of one task.
+    fn outputs(
+        &self,
+        place: usize,
+        index: u16,
+        inboxes: &[HashMap<u16, (Arc<Inbox>, Vec<usize>)>],
+    ) -> Result<Vec<Output>> {
+        let mut outputs = Vec::new();
+        for (to, stage) in self.plan.stages.iter().enumerate() {
+            let StageInput::Edges(edges) = &stage.input else { continue };
+            for edge in edges.iter().filter(|edge| edge.from == place) {
+                let partitioner = Partitioner::new(
+                    &edge.partitioning,
+                    index.into(),
+                    stage.parallelism.into(),
+                    self.plan.groups,
+                    &edge.schema,
+                )?;
+                let target = |target: usize| {
+                    let (inbox, _) = &inboxes[to][&(target as u16)];
+                    let channels = self.channels(stage, target as u16);
+                    let own = channels
+                        .iter()
+                        .position(|(other, upstream)| {
+                            std::ptr::eq(*other, edge) && *upstream == index
+                        })
+                        .expect("a task has a channel to each that it reaches");
+                    inbox.sender(own)
+                };
+                let targets = partitioner.reaches().map(target).collect();
+                outputs.push(Output { from: edge.operator, port: edge.port, partitioner, targets });
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// The operators of one task, with the state of their key groups.
+    async fn chain(
+        &self,
+        stage: &StagePlan,
+        groups: KeyGroupRange,
+        watermark: EventTime,
+        manifest: &Manifest,
+        files: &mut HashMap<String, Bytes>,
+    ) -> Result<Chain> {
+        let context =
+            OperatorContext { clock: Arc::clone(&self.environment.clock), groups, watermark };
+        let operators = stage.operators.iter().map(|(_, spec)| spec.create(&context));
+        let mut chain = Chain::new(operators.collect::<Result<_>>()?);
+        for (place, (id, _)) in stage.operators.iter().enumerate() {
+            let none = Vec::new();
+            let runs = manifest.operators.get(id).unwrap_or(&none);
+            let runs: Vec<&RunRef> =
+                runs.iter().filter(|run| run.groups.overlaps(groups)).collect();
+            for run in &runs {
+                if !files.contains_key(&run.file) {
+                    files.insert(run.file.clone(), self.repository.get(&run.file).await?);
+                }
+            }
+            let runs = runs.iter().map(|run| Ok((run.file.as_str(), run.of(&files[&run.file])?)));
+            let runs = runs.collect::<Result<Vec<_>>>()?;
+            let floors = manifest.floors.get(id);
+            let floor = |table: u8| {
+                let floor = floors.and_then(|floors| floors.get(&table));
+                floor.copied().unwrap_or(EventTime::MIN)
+            };
+            merge_runs(&runs, floor, groups, |entries| chain.load(place, entries))?;
+        }
+        Ok(chain)
+    }
+
+    fn shape(&self) -> Shape {
+        let stages = self.plan.stages.iter().map(|stage| StageShape {
+            id: stage.id.clone(),
+            tasks: stage.parallelism,
+            is_source: matches!(stage.input, StageInput::Source { .. }),
+            operators: stage.operators.iter().map(|(id, _)| id.clone()).collect(),
+            sink: stage.sink.as_ref().map(|sink| SinkShape {
+                id: sink.id.clone(),
+                commit_interval: sink.commit_interval,
+            }),
+        });
+        Shape { stages: stages.collect() }
+    }
+
+    /// Carries out what the coordinator wants. What takes time is answered by a message.
+    fn carry_out(&self, effect: Effect, manifest: &Manifest, life: &Life<'_>) {
+        let io = &self.environment.io;
+        let repository = self.repository.clone();
+        let retry = Retry::new(&self.plan.name, Arc::clone(io));
+        match effect {
+            Effect::Inject(barrier) => {
+                for (wake, mailbox) in life.mailboxes {
+                    mailbox.push(Command::Barrier(barrier));
+                    wake.wake();
+                }
+            }
+            Effect::Write(manifest) => life.answer(io, async move {
+                retry.run("manifest", || repository.write(&manifest)).await?;
+                Ok(Event::Written(manifest.epoch))
+            }),
+            Effect::Commit { stage, epoch, pending } => {
+                let sink = self.plan.stages[usize::from(stage)].sink.as_ref();
+                let sink = Arc::clone(&sink.expect("a stage with a sink").sink);
+                let generation = life.generation;
+                life.answer(io, async move {
+                    retry.run("commit", || sink.commit(generation, &pending)).await?;
+                    Ok(Event::Committed { stage, epoch })
+                });
+            }
+            Effect::Publish(_) => {
+                for (source, positions) in self.published(manifest) {
+                    io.spawn(Box::pin(async move {
+                        // For the eyes of others: the next one makes up for it.
+                        if let Err(error) = source.publish(&positions).await {
+                            tracing::warn!(%error, "positions could not be published");
+                        }
+                    }));
+                }
+            }
+            Effect::Collect { keep, before } => {
+                let pipeline = self.plan.name.clone();
+                io.spawn(Box::pin(async move {
+                    // What is left over is found by the next collection.
+                    if let Err(error) = repository.collect(keep, before).await {
+                        tracing::warn!(pipeline, %error, "old checkpoints could not be deleted");
+                    }
+                }));
+            }
+            Effect::Finish => unreachable!("the job's loop ends by it"),
+        }
+    }
+
+    fn published(
+        &self,
+        manifest: &Manifest,
+    ) -> Vec<(Arc<dyn JobSource>, BTreeMap<String, Position>)> {
+        let stages = self.plan.stages.iter();
+        let sources = stages.filter_map(|stage| match &stage.input {
+            StageInput::Source { source, .. } => {
+                Some((Arc::clone(source), manifest.sources.get(&stage.id)?.clone()))
+            }
+            StageInput::Edges(_) => None,
+        });
+        sources.collect()
+    }
+
+    /// Makes a task's part of a checkpoint durable.
+    fn keep(&self, cut: Cut, life: &Life<'_>) {
+        let io = &self.environment.io;
+        let retry = Retry::new(&self.plan.name, Arc::clone(io));
+        let repository = self.repository.clone();
+        let stage = &self.plan.stages[usize::from(cut.task.stage)];
+        let groups = self.plan.groups.range(cut.task.index.into(), stage.parallelism.into());
+        let name = format!("{:020}-{}-{}", cut.epoch.0, life.generation.0, cut.task);
+        let file = repository.state_path(&name.replace('/', "."));
+        life.answer(io, async move {
+            let Cut { task, epoch, watermark, deltas, positions, staging } = cut;
+            let (mut content, mut runs, mut floors, mut offset) = (vec![], vec![], vec![], 0);
+            for (place, mut delta) in deltas.into_iter().enumerate() {
+                floors.extend(delta.floors().iter().map(|(table, time)| (place, *table, *time)));
+                if delta.len() == 0 {
+                    continue;
+                }
+                let (bytes, entries) = write_run(&mut delta);
+                let len = bytes.len() as u64;
+                runs.push((place, RunRef { file: file.clone(), offset, len, entries, groups }));
+                content.push(bytes);
+                offset += len;
+            }
+            if !content.is_empty() {
+                retry.run("state", || repository.put(&file, content.clone())).await?;
+            }
+            let token = match staging {
+                Some(staging) => Some(staging.await?),
+                None => None,
+            };
+            Ok(Event::Part(Part { task, epoch, watermark, runs, floors, positions, token }))
+        });
+    }
+}
+
+/// What came to the job's loop.
+enum Heard {
+    Message(Message),
+    Request(Request),
+    Time,
+}
+
+/// What belongs to one life of the job alone.
+struct Life<'a> {
+    generation: Generation,
+    sender: &'a UnboundedSender<Message>,
+    mailboxes: &'a [(Arc<dyn Wake>, Arc<Mailbox>)],
+}
+
+impl Life<'_> {
+    /// Runs a future beside the job; what it comes to is told to this life.
+    fn answer(
+        &self,
+        io: &Arc<dyn Io>,
+        future: impl Future<Output = Result<Event>> + Send + 'static,
+    ) {
+        let sender = self.sender.clone();
+        io.spawn(Box::pin(async move {
+            let message = match future.await {
+                Ok(event) => Message::Event(event),
+                Err(error) => Message::Failed(error),
+            };
+            let _ = sender.unbounded_send(message);
+        }));
+    }
+}
+
+/// Tries again what may succeed later.
+struct Retry {
+    pipeline: String,
+    io: Arc<dyn Io>,
+}
+
+impl Retry {
+    /// The first wait, in microseconds; each further one is twice as long.
+    const FIRST: i64 = 50_000;
+    const LONGEST: i64 = 10_000_000;
+
+    fn new(pipeline: &str, io: Arc<dyn Io>) -> Self {
+        Self { pipeline: pipeline.to_owned(), io }
+    }
+
+    async fn run<F: Future<Output = Result<()>>>(
+        &self,
+        what: &'static str,
+        mut call: impl FnMut() -> F,
+    ) -> Result<()> {
+        let mut wait = Self::FIRST;
+        loop {
+            match call().await {
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(pipeline = self.pipeline, what, wait_ms = wait / 1000, %error,
+                        "will try again");
+                    self.io.sleep(wait).await;
+                    wait = (wait * 2).min(Self::LONGEST);
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+fn missing(what: &str, stage: &StagePlan) -> Error {
+    Error::internal(format!("stage \"{}\" has more tasks than {what}s", stage.id))
+}

@@ -1,0 +1,84 @@
+//! Which places of a state changed since the last checkpoint, and which of those that a checkpoint
+//! being made has not been given yet.
+
+/// Places of a state, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    flags: Vec<u8>,
+    changed: Vec<u32>,
+    frozen: Vec<u32>,
+}
+
+const CHANGED: u8 = 1;
+const FROZEN: u8 = 2;
+
+impl Dirty {
+    /// There are this many places.
+    pub(crate) fn resize(&mut self, places: usize) {
+        self.flags.resize(places, 0);
+    }
+
+    /// A place is about to change. `true` where a checkpoint is still to be given what it holds now:
+    /// the caller gives it before anything changes.
+    pub(crate) fn touch(&mut self, place: u32) -> bool {
+        let flag = &mut self.flags[place as usize];
+        let owed = *flag & FROZEN != 0;
+        if *flag & CHANGED == 0 {
+            self.changed.push(place);
+        }
+        *flag = CHANGED;
+        owed
+    }
+
+    /// Cuts a checkpoint.
+    pub(crate) fn freeze(&mut self) {
+        debug_assert!(self.frozen.is_empty(), "one checkpoint at a time");
+        std::mem::swap(&mut self.changed, &mut self.frozen);
+        for place in &self.frozen {
+            self.flags[*place as usize] = FROZEN;
+        }
+    }
+
+    /// Up to `limit` places whose content belongs to the frozen checkpoint and was not given yet;
+    /// none once all were.
+    pub(crate) fn owed(&mut self, limit: usize) -> Vec<u32> {
+        let mut owed = Vec::new();
+        while owed.len() < limit {
+            let Some(place) = self.frozen.pop() else { break };
+            let flag = &mut self.flags[place as usize];
+            if *flag & FROZEN != 0 {
+                *flag &= !FROZEN;
+                owed.push(place);
+            }
+        }
+        owed
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.flags.capacity() + 4 * (self.changed.capacity() + self.frozen.capacity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_checkpoint_is_owed_is_given_once() {
+        let mut dirty = Dirty::default();
+        dirty.resize(3);
+        assert!(!dirty.touch(0));
+        assert!(!dirty.touch(1));
+        dirty.freeze();
+        assert!(!dirty.touch(2), "new places are not part of the checkpoint");
+        assert!(dirty.touch(1), "what was in it is given before it changes");
+        assert!(!dirty.touch(1));
+        assert_eq!(dirty.owed(10), [0]);
+        assert!(dirty.owed(10).is_empty());
+        assert!(!dirty.touch(0), "it was given");
+        dirty.freeze();
+        assert_eq!(dirty.owed(2), [0, 1]);
+        assert_eq!(dirty.owed(2), [2]);
+    }
+}

@@ -1,0 +1,8 @@
+//! The operators, one file each.
+
+mod calc;
+mod dirty;
+mod window_aggregate;
+
+pub use calc::Calc;
+pub use window_aggregate::{WindowAggregate, Windows};

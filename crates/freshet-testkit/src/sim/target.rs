@@ -1,0 +1,188 @@
+//! What is written to: a system of its own, which outlives the processes that write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use async_trait::async_trait;
+use freshet_core::rows::Rows;
+use freshet_core::sink::Guarantee;
+use freshet_core::stream::{Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake};
+use freshet_core::{Error, Result, error::code};
+use freshet_runtime::executor::Io;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::{Chance, Faults};
+
+/// A step that is left out on purpose, to prove that a test would notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetMutant {
+    /// It takes commits of any generation.
+    NoFence,
+    /// It does not remember which epochs it holds.
+    NoMarker,
+}
+
+/// A target with transactions.
+#[derive(Debug, Default)]
+pub struct Target {
+    state: Mutex<State>,
+    mutant: Option<TargetMutant>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    fence: Generation,
+    committed: Epoch,
+    staged: BTreeMap<String, Vec<String>>,
+    rows: Vec<String>,
+    commits: u64,
+    fenced: u64,
+}
+
+impl Target {
+    /// A target that leaves out a step.
+    pub fn with_mutant(mutant: TargetMutant) -> Self {
+        Self { mutant: Some(mutant), ..Self::default() }
+    }
+
+    /// The rows that are visible, sorted.
+    pub fn rows(&self) -> Vec<String> {
+        let mut rows = self.state.lock().rows.clone();
+        rows.sort_unstable();
+        rows
+    }
+
+    /// How many epochs were committed, and how often somebody was fenced.
+    pub fn figures(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.commits, state.fenced)
+    }
+
+    fn check(&self, generation: Generation) -> Result<()> {
+        let mut state = self.state.lock();
+        if generation < state.fence && self.mutant != Some(TargetMutant::NoFence) {
+            state.fenced += 1;
+            return Err(Error::new(code::FENCED, "a later generation has opened the target"));
+        }
+        Ok(())
+    }
+}
+
+/// The sink that writes into a target.
+#[derive(Debug, Clone)]
+pub struct SimSink {
+    /// The target.
+    pub target: Arc<Target>,
+    /// What goes wrong on the way.
+    pub faults: Faults,
+    /// When.
+    pub chance: Chance,
+    /// The process that writes.
+    pub io: Arc<dyn Io>,
+}
+
+impl SimSink {
+    async fn call<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        let failed = |what: &'static str| Error::new(code::LOAD, what).retryable();
+        self.faults.before(&self.chance, &*self.io).await.map_err(failed)?;
+        let answer = call();
+        self.faults.after(&self.chance, &*self.io).await.map_err(failed)?;
+        answer
+    }
+}
+
+#[async_trait]
+impl StreamSink for SimSink {
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    async fn open(
+        &self,
+        generation: Generation,
+        wakes: &[Arc<dyn Wake>],
+    ) -> Result<Vec<Box<dyn SinkWriter>>> {
+        self.call(|| {
+            self.target.check(generation)?;
+            self.target.state.lock().fence = generation;
+            Ok(())
+        })
+        .await?;
+        let writer = |task: usize| -> Box<dyn SinkWriter> {
+            Box::new(Writer {
+                sink: self.clone(),
+                name: format!("{}-{task}", generation.0),
+                rows: Vec::new(),
+            })
+        };
+        Ok((0..wakes.len()).map(writer).collect())
+    }
+
+    async fn commit(&self, generation: Generation, pending: &[PendingCommit]) -> Result<()> {
+        for PendingCommit { epoch, parts } in pending {
+            self.call(|| {
+                self.target.check(generation)?;
+                let mut state = self.target.state.lock();
+                if *epoch <= state.committed && self.target.mutant != Some(TargetMutant::NoMarker) {
+                    return Ok(());
+                }
+                for part in parts {
+                    let token = part.as_str().expect("a token of ours");
+                    let rows = state.staged.get(token).expect("what is committed was staged");
+                    let rows = rows.clone();
+                    state.rows.extend(rows);
+                }
+                state.committed = (*epoch).max(state.committed);
+                state.commits += 1;
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Writer {
+    sink: SimSink,
+    name: String,
+    rows: Vec<String>,
+}
+
+impl SinkWriter for Writer {
+    fn write(&mut self, rows: Rows) -> Result<()> {
+        let options = FormatOptions::default().with_null("null");
+        let columns: Vec<_> = rows
+            .batch()
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options).expect("a type that is shown"))
+            .collect();
+        for row in 0..rows.len() {
+            let values: Vec<_> =
+                columns.iter().map(|column| column.value(row).to_string()).collect();
+            self.rows.push(format!("{} {}", rows.kind(row).short(), values.join(",")));
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, epoch: Epoch) -> Result<BoxFuture<'static, Result<Token>>> {
+        let (sink, rows) = (self.sink.clone(), std::mem::take(&mut self.rows));
+        let token = format!("{epoch}-{}", self.name);
+        Ok(Box::pin(async move {
+            loop {
+                let staged = sink.call(|| {
+                    sink.target.state.lock().staged.insert(token.clone(), rows.clone());
+                    Ok(())
+                });
+                match staged.await {
+                    Ok(()) => return Ok(Token::from(token)),
+                    Err(error) if error.is_retryable() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }))
+    }
+}
