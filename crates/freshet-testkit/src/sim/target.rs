@@ -18,8 +18,6 @@ use super::{Chance, Faults};
 /// A step that is left out on purpose, to prove that a test would notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetMutant {
-    /// It takes commits of any generation.
-    NoFence,
     /// It does not remember which epochs it holds.
     NoMarker,
 }
@@ -28,6 +26,7 @@ pub enum TargetMutant {
 #[derive(Debug, Default)]
 pub struct Target {
     state: Mutex<State>,
+    fences: bool,
     mutant: Option<TargetMutant>,
 }
 
@@ -42,6 +41,12 @@ struct State {
 }
 
 impl Target {
+    /// A target that holds nothing yet; where it `fences`, it takes commits of the latest generation
+    /// alone.
+    pub fn new(fences: bool) -> Self {
+        Self { fences, ..Self::default() }
+    }
+
     /// A target that leaves out a step.
     pub fn with_mutant(mutant: TargetMutant) -> Self {
         Self { mutant: Some(mutant), ..Self::default() }
@@ -62,7 +67,7 @@ impl Target {
 
     fn check(&self, generation: Generation) -> Result<()> {
         let mut state = self.state.lock();
-        if generation < state.fence && self.mutant != Some(TargetMutant::NoFence) {
+        if self.fences && generation < state.fence {
             state.fenced += 1;
             return Err(Error::new(code::FENCED, "a later generation has opened the target"));
         }
