@@ -30,6 +30,7 @@ pub mod semi_join;
 pub mod session;
 pub mod splits;
 pub mod store;
+pub mod streaming;
 pub mod testing;
 pub mod unit_tests;
 

@@ -5,4 +5,5 @@ mod functions;
 mod lake;
 mod operators;
 mod slt;
+mod streaming;
 mod unit_tests;

@@ -4,5 +4,5 @@ mod calc;
 mod dirty;
 mod window_aggregate;
 
-pub use calc::Calc;
+pub use calc::{Calc, Columns};
 pub use window_aggregate::{WindowAggregate, Windows};

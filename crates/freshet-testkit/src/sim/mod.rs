@@ -5,6 +5,7 @@
 //! while, or ended at any moment between two steps. Nothing happens but by a step that the seed
 //! chose, so that a seed that fails fails again.
 
+mod batches;
 mod log;
 mod process;
 mod slow;
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+pub use batches::BatchSource;
 pub use log::{LogSource, Record, SimLog};
 pub use process::{Process, Stepped};
 pub use slow::{Faults, SlowStore};
@@ -61,6 +63,24 @@ pub struct World {
 }
 
 impl World {
+    /// Lets a process run to its end.
+    ///
+    /// # Errors
+    /// The error with which its job ended, or that nothing could happen any more.
+    pub fn run(&self, process: &mut Process) -> Result<(), String> {
+        loop {
+            match process.step() {
+                Stepped::Worked => {}
+                Stepped::Ended => return process.ended().expect("it has ended").map(drop),
+                Stepped::Waits(Some(until)) => {
+                    let wait = until - self.clock.now_micros();
+                    self.clock.advance_micros(wait.max(1));
+                }
+                Stepped::Waits(None) => return Err("nothing can happen any more".into()),
+            }
+        }
+    }
+
     /// A world of this seed.
     pub fn new(seed: u64) -> Self {
         Self { clock: Arc::new(ManualClock::new(DAWN)), chance: Chance::new(seed) }

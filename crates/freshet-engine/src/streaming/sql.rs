@@ -1,0 +1,198 @@
+//! Reading SQL with the table functions of windows as Flink spells them.
+//!
+//! `TABLE(TUMBLE(TABLE orders, DESCRIPTOR(ordered_at), INTERVAL '1' MINUTE))` becomes a subquery that
+//! adds `window_start`, `window_end` and `window_time` to the columns of its table: what they are is
+//! said by the functions of [`super::windows`].
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Query, SetExpr, Statement,
+    TableFactor, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
+use freshet_core::error::code;
+use freshet_core::{Error, Result};
+
+use super::windows::Kind;
+
+/// Reads one statement.
+pub fn parse(text: &str) -> Result<Statement> {
+    let wrong = |error: String| Error::new(code::SQL, format!("could not read the query: {error}"));
+    let dialect = GenericDialect {};
+    let mut tokens = Tokenizer::new(&dialect, text)
+        .tokenize_with_location()
+        .map_err(|error| wrong(error.to_string()))?;
+    leave_out_table(&mut tokens);
+    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
+    let mut statements = parser.parse_statements().map_err(|error| wrong(error.to_string()))?;
+    let (Some(mut statement), true) = (statements.pop(), statements.is_empty()) else {
+        return Err(Error::new(code::SQL, "a streaming model is one SELECT"));
+    };
+    let mut rewriter = Rewriter { error: None };
+    let _: ControlFlow<()> = statement.visit(&mut rewriter);
+    match rewriter.error {
+        Some(error) => Err(error),
+        None => Ok(statement),
+    }
+}
+
+/// Takes the word `TABLE` out of `TUMBLE(TABLE orders, …)`, which the parser does not know as an
+/// argument; every other token keeps its place.
+fn leave_out_table(tokens: &mut [TokenWithSpan]) {
+    let is_word = |token: &Token| matches!(token, Token::Word(_));
+    let mut before = Token::EOF;
+    for at in 0..tokens.len() {
+        if matches!(tokens[at].token, Token::Whitespace(_)) {
+            continue;
+        }
+        let is_table =
+            matches!(&tokens[at].token, Token::Word(word) if word.keyword == Keyword::TABLE);
+        let behind = tokens[at + 1..]
+            .iter()
+            .map(|token| &token.token)
+            .find(|token| !matches!(token, Token::Whitespace(_)));
+        let is_argument = matches!(before, Token::LParen | Token::Comma | Token::RArrow);
+        if is_table && is_argument && behind.is_some_and(is_word) {
+            tokens[at].token = Token::Whitespace(Whitespace::Space);
+        } else {
+            before = tokens[at].token.clone();
+        }
+    }
+}
+
+struct Rewriter {
+    error: Option<Error>,
+}
+
+impl VisitorMut for Rewriter {
+    type Break = ();
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        match rewritten(factor) {
+            Ok(None) => ControlFlow::Continue(()),
+            Ok(Some(new)) => {
+                *factor = new;
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                self.error = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+}
+
+/// The subquery that stands for a table function of windows; `None` for anything else.
+fn rewritten(factor: &TableFactor) -> Result<Option<TableFactor>> {
+    let TableFactor::TableFunction { expr: Expr::Function(function), alias, .. } = factor else {
+        return Ok(None);
+    };
+    let name = function.name.to_string();
+    let Some(kind) = Kind::of_name(&name) else {
+        return Err(Error::new(code::SQL, format!("\"{name}\" is no table function"))
+            .hint("there are TUMBLE, HOP, CUMULATE and SESSION"));
+    };
+    let Call { input, time, spans } = Call::read(function, kind)?;
+    let bounds = ["start", "end", "time"].map(|bound| {
+        format!("{}({time}, {}) AS window_{bound}", kind.function(bound), spans.join(", "))
+    });
+    let text = format!("SELECT * FROM (SELECT *, {} FROM {input})", bounds.join(", "));
+    let parsed = Parser::parse_sql(&GenericDialect {}, &text);
+    let subquery = parsed.ok().and_then(|mut statements| match statements.pop()? {
+        Statement::Query(query) => first_factor(*query),
+        _ => None,
+    });
+    match subquery {
+        Some(TableFactor::Derived { lateral, subquery, sample, .. }) => {
+            Ok(Some(TableFactor::Derived { lateral, subquery, alias: alias.clone(), sample }))
+        }
+        _ => Err(Error::internal(format!("could not rewrite {function}"))),
+    }
+}
+
+fn first_factor(query: Query) -> Option<TableFactor> {
+    match *query.body {
+        SetExpr::Select(select) => Some(select.from.into_iter().next()?.relation),
+        _ => None,
+    }
+}
+
+/// The arguments of a table function, as SQL.
+struct Call {
+    input: String,
+    time: String,
+    /// Size and what else the kind has; `NULL` where nothing is said.
+    spans: Vec<String>,
+}
+
+impl Call {
+    fn read(function: &Function, kind: Kind) -> Result<Self> {
+        let usage = kind.usage();
+        let wrong = |what: String| Error::new(code::SQL, what).hint(format!("write {usage}"));
+        let FunctionArguments::List(list) = &function.args else {
+            return Err(wrong(format!("{} has no arguments", function.name)));
+        };
+        let names = kind.arguments();
+        let mut given: Vec<Option<&Expr>> = vec![None; names.len()];
+        for (position, argument) in list.args.iter().enumerate() {
+            let (place, value) = match argument {
+                FunctionArg::Unnamed(value) => (Some(position), value),
+                FunctionArg::Named { name, arg, .. } => {
+                    let name = name.value.to_ascii_uppercase();
+                    (names.iter().position(|known| *known == name), arg)
+                }
+                FunctionArg::ExprNamed { name, arg, .. } => {
+                    let name = name.to_string().to_ascii_uppercase();
+                    (names.iter().position(|known| *known == name), arg)
+                }
+            };
+            let (Some(place), FunctionArgExpr::Expr(value)) = (place, value) else {
+                return Err(wrong(format!("{} has no argument {argument}", function.name)));
+            };
+            let Some(place) = given.get_mut(place) else {
+                return Err(wrong(format!("{} has too many arguments", function.name)));
+            };
+            *place = Some(value);
+        }
+        let needed = kind.needed();
+        if let Some(missing) = (0..needed).find(|place| given[*place].is_none()) {
+            return Err(wrong(format!("{} lacks {}", function.name, names[missing])));
+        }
+        let input = match given[0] {
+            Some(Expr::Subquery(query)) => format!("({query})"),
+            Some(name @ (Expr::Identifier(_) | Expr::CompoundIdentifier(_))) => name.to_string(),
+            other => {
+                let shown = other.map(ToString::to_string).unwrap_or_default();
+                return Err(wrong(format!("{} takes a table, not {shown}", function.name)));
+            }
+        };
+        let time = match given[1] {
+            Some(Expr::Function(descriptor))
+                if descriptor.name.to_string().eq_ignore_ascii_case("descriptor") =>
+            {
+                descriptor_column(descriptor)
+            }
+            _ => None,
+        };
+        let time = time.ok_or_else(|| {
+            wrong(format!("{} takes the column of time as DESCRIPTOR(column)", function.name))
+        })?;
+        let null = || "NULL".to_owned();
+        let spans = given[2..].iter().map(|span| span.map_or_else(null, ToString::to_string));
+        Ok(Self { input, time, spans: kind.order(spans.collect()) })
+    }
+}
+
+fn descriptor_column(descriptor: &Function) -> Option<String> {
+    let FunctionArguments::List(list) = &descriptor.args else { return None };
+    match list.args.as_slice() {
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(name @ Expr::Identifier(_)))] => {
+            Some(name.to_string())
+        }
+        _ => None,
+    }
+}
