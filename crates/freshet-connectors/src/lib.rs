@@ -5,6 +5,7 @@ pub mod files;
 pub mod formats;
 pub mod infer;
 pub mod json;
+pub mod log;
 pub mod options;
 pub mod parquet;
 pub mod postgres;

@@ -12,6 +12,7 @@ pub mod error;
 pub mod files;
 pub mod format;
 pub mod ids;
+pub mod ingest;
 pub mod metrics;
 pub mod record;
 pub mod registry;

@@ -7,14 +7,20 @@ use std::sync::Arc;
 use crate::config::{HumanDuration, Share, nearest};
 use crate::contract::Contract;
 use crate::error::{Error, Result, code};
+use crate::ingest::Ingest;
 use crate::sink::{Guarantee, Sink};
 use crate::source::Source;
+use crate::stream::StreamSource;
 
 /// What a connector can be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// It is read.
     Source,
+    /// It is read without an end.
+    Stream,
+    /// Records are pushed to it.
+    Ingest,
     /// It is written.
     Sink,
     /// It turns bytes into records.
@@ -80,6 +86,26 @@ pub trait Connector: Debug + Send + Sync {
         Err(self.not(Role::Source))
     }
 
+    /// Makes a source without an end.
+    fn stream(
+        &self,
+        _options: &serde_json::Value,
+        _spec: SourceSpec,
+        _context: &ConnectorContext,
+    ) -> Result<Arc<dyn StreamSource>> {
+        Err(self.not(Role::Stream))
+    }
+
+    /// Makes what records of a source are pushed to.
+    fn ingest(
+        &self,
+        _options: &serde_json::Value,
+        _spec: SourceSpec,
+        _context: &ConnectorContext,
+    ) -> Result<Arc<dyn Ingest>> {
+        Err(self.not(Role::Ingest))
+    }
+
     /// Makes a sink that writes `table`.
     fn sink(
         &self,
@@ -94,6 +120,8 @@ pub trait Connector: Debug + Send + Sync {
     fn not(&self, role: Role) -> Error {
         let what = match role {
             Role::Source => "read",
+            Role::Stream => "read as a stream",
+            Role::Ingest => "pushed to",
             Role::Sink => "written",
             Role::Format => "used as a format",
         };

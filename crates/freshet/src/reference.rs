@@ -123,6 +123,8 @@ fn connectors() -> String {
 fn role_name(role: Role) -> &'static str {
     match role {
         Role::Source => "source",
+        Role::Stream => "stream",
+        Role::Ingest => "ingest",
         Role::Sink => "sink",
         Role::Format => "format",
     }

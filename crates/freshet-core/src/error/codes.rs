@@ -147,6 +147,14 @@ codes! {
         "Writing a checkpoint, or reading one to go on from it, failed. Nothing is lost: what is not checkpointed is read again. The message names the object and the reason; where it is damaged, go on from an older savepoint."
     902 FENCED External "another instance of the job has taken over"
         "Each instance of a job that starts takes it over from those before it, which end with this error. Nothing that they did afterwards counts. Run one instance of a job at a time."
+    951 LOG External "the event log could not be read or written"
+        "The disk refused to read or write a file of the embedded log. The message names the file and the reason. A request that ends so may have been kept: repeat it with its idempotency key."
+    952 LOG_DAMAGED Data "a file of the event log is damaged"
+        "Bytes in the middle of the log are not what was written: the disk or somebody else changed them. The message names file and offset. What lies before is sound; restore the file from a backup, or start the readers behind the damage."
+    953 BUSY External "too much waits to become durable"
+        "Records come in faster than the disk makes them durable. Nothing of the request was kept: try again after a moment, or raise `max_pending_bytes`."
+    954 IDEMPOTENCY User "an idempotency key was used for another body"
+        "A request had the idempotency key of an earlier one and another body. Nothing of it was kept. Give each request a key of its own, and repeat it unchanged."
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub fn run(args: &ConnectorsArgs, ui: &Ui) -> CommandResult {
 fn role_name(role: Role) -> &'static str {
     match role {
         Role::Source => "source",
+        Role::Stream => "stream",
+        Role::Ingest => "ingest",
         Role::Sink => "sink",
         Role::Format => "format",
     }
