@@ -522,14 +522,25 @@ impl Task {
         }
         match source.feed.next(now)? {
             Fed::Rows { split, rows, dead } => {
-                let merged = match &mut source.watermarks {
-                    Some(watermarks) => watermarks.observe(split, rows.batch(), now)?,
-                    None => Merged::Same,
-                };
+                let mut merged = Merged::Same;
+                if let Some(watermarks) = &mut source.watermarks {
+                    watermarks.extend(split + 1, now);
+                    for rows in &rows {
+                        match watermarks.observe(split, rows.batch(), now)? {
+                            Merged::Same => {}
+                            later => merged = later,
+                        }
+                    }
+                }
                 if let Some(dead) = dead {
                     self.outputs.rows(0, crate::source::DEAD_LETTERS, dead)?;
                 }
-                self.work(0, rows, now)?;
+                for rows in rows {
+                    self.work(0, rows, now)?;
+                    while self.more {
+                        self.more = self.chain.resume(&mut self.outputs)? == Flow::More;
+                    }
+                }
                 self.on_merged(merged)?;
                 Ok(true)
             }

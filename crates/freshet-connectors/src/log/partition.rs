@@ -61,7 +61,8 @@ impl PartitionLog {
         since: i64,
         mut each: impl FnMut(&Header, &[u8]),
     ) -> Result<Self> {
-        let message = |verb: &str| format!("could not {verb} \"{}\" of the event log", dir.display());
+        let message =
+            |verb: &str| format!("could not {verb} \"{}\" of the event log", dir.display());
         // A folder that an earlier process filled and did not synchronise before it was killed.
         files.sync_dir(&dir).or_code(code::LOG, || message("synchronise"))?;
         let (segments, replaced) =
@@ -276,8 +277,8 @@ impl PartitionLog {
                 }
                 _ => {
                     let more = self.read(segment, at, PIECE)?;
-                    let enough = frame::header(&more)
-                        .is_ok_and(|header| header.stamp_end() <= more.len());
+                    let enough =
+                        frame::header(&more).is_ok_and(|header| header.stamp_end() <= more.len());
                     if !enough {
                         return Err(segment::damaged(&segment.path, at, "a frame is missing"));
                     }

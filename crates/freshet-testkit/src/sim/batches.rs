@@ -70,7 +70,7 @@ impl Feed for BatchFeed {
         let rows = batches[partition].slice(next, count);
         let rows = rows.project(&self.source.projection).expect("columns that there are");
         self.splits[split].1 += count;
-        Ok(Fed::Rows { split, rows: Rows::inserts(rows), dead: None })
+        Ok(Fed::Rows { split, rows: vec![Rows::inserts(rows)], dead: None })
     }
 
     fn positions(&self) -> Vec<SplitPosition> {

@@ -153,7 +153,7 @@ impl Feed for LogFeed {
         ];
         let batch = RecordBatch::try_new(SimLog::schema(), columns).expect("columns of the schema");
         self.splits[split].1 += count;
-        Ok(Fed::Rows { split, rows: Rows::inserts(batch), dead: None })
+        Ok(Fed::Rows { split, rows: vec![Rows::inserts(batch)], dead: None })
     }
 
     fn deadline(&self) -> Option<i64> {

@@ -1,5 +1,7 @@
 //! The source's side of a task: rows of splits, where reading stands, and how far event time has come.
 
+mod stream;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -15,6 +17,8 @@ use crate::operator::Port;
 use crate::time::{Merged, WatermarkMerge};
 use freshet_core::rows::Rows;
 use freshet_core::stream::EventTime;
+
+pub use stream::{StreamInput, dead_letter_schema};
 
 /// The output of a source's task that carries dead letters.
 pub const DEAD_LETTERS: Port = 2;
@@ -35,8 +39,8 @@ pub enum Fed {
     Rows {
         /// The number of the split, as this feed counts them from 0.
         split: usize,
-        /// Good records.
-        rows: Rows,
+        /// Good records, all of those before the position that [`Feed::positions`] gives from now on.
+        rows: Vec<Rows>,
         /// Bad ones, in the form of the table of dead letters.
         dead: Option<Rows>,
     },

@@ -1,0 +1,327 @@
+//! A connector's stream as a source of jobs: fetching beside the workers, decoding on them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use freshet_core::error::Error;
+use freshet_core::record::{Decoded, Reject};
+use freshet_core::rows::{Rows, arrow_error};
+use freshet_core::source::Position;
+use freshet_core::stream::{Block, BlockDecoder, Fetcher, Partition, Start, StreamSource, Wake};
+use freshet_core::{Result, error::code};
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Fed, Feed, SplitPosition};
+use crate::executor::Io;
+use crate::plan::JobSource;
+
+/// Bytes that are fetched ahead for one task.
+const AHEAD: usize = 16 << 20;
+
+/// Microseconds between two looks for new partitions.
+const DISCOVERY: i64 = 10_000_000;
+
+/// The longest wait between two tries to fetch, in microseconds; the first is a hundredth of it.
+const LONGEST_WAIT: i64 = 10_000_000;
+
+/// A stream that a job reads.
+#[derive(Debug, Clone)]
+pub struct StreamInput {
+    /// What is read.
+    pub source: Arc<dyn StreamSource>,
+    /// Its columns that are given.
+    pub projection: Vec<usize>,
+    /// Where partitions begin that no checkpoint knows.
+    pub start: Start,
+    /// Where fetching runs.
+    pub io: Arc<dyn Io>,
+}
+
+/// The columns of dead letters as they leave a source's task: `partition`, `position`, `line`,
+/// `column`, `rule`, `message` and `raw`.
+pub fn dead_letter_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("partition", DataType::Utf8, false),
+        Field::new("position", DataType::Int64, false),
+        Field::new("line", DataType::Int64, false),
+        Field::new("column", DataType::Utf8, true),
+        Field::new("rule", DataType::Utf8, false),
+        Field::new("message", DataType::Utf8, false),
+        Field::new("raw", DataType::Binary, false),
+    ]))
+}
+
+#[async_trait]
+impl JobSource for StreamInput {
+    async fn open(
+        &self,
+        positions: &BTreeMap<String, Position>,
+        wakes: &[Arc<dyn Wake>],
+    ) -> Result<Vec<Box<dyn Feed>>> {
+        let mut feeds: Vec<Box<dyn Feed>> = Vec::new();
+        for (task, wake) in wakes.iter().enumerate() {
+            let shared = Arc::new(Shared { state: Mutex::default(), wake: Arc::clone(wake) });
+            let mut fetching = Fetching {
+                input: self.clone(),
+                task,
+                tasks: wakes.len(),
+                known: positions.clone(),
+                shared: Arc::clone(&shared),
+                fetcher: self.source.fetcher().await?,
+            };
+            // What is there now is known before the first row: the job's time waits for all of it.
+            fetching.discover().await?;
+            self.io.spawn(Box::pin(fetching.run()));
+            let decoder = self.source.decoder(&self.projection)?;
+            feeds.push(Box::new(StreamFeed { shared, decoder, splits: Vec::new() }));
+        }
+        Ok(feeds)
+    }
+
+    async fn publish(&self, positions: &BTreeMap<String, Position>) -> Result<()> {
+        let positions = positions.iter().map(|(split, at)| (Partition(split.clone()), *at));
+        self.source.publish(&positions.collect()).await
+    }
+}
+
+/// What fetching and decoding share.
+struct Shared {
+    state: Mutex<State>,
+    wake: Arc<dyn Wake>,
+}
+
+#[derive(Default)]
+struct State {
+    blocks: VecDeque<Block>,
+    bytes: usize,
+    /// Partitions in the order in which they were added, and where each begins.
+    partitions: Vec<(Partition, Start)>,
+    /// Whoever fetches waits for room.
+    waiting: Option<Waker>,
+    ended: bool,
+    failed: Option<Error>,
+    /// Nobody decodes any more.
+    closed: bool,
+}
+
+/// Fetches the blocks of one task.
+struct Fetching {
+    input: StreamInput,
+    task: usize,
+    tasks: usize,
+    /// Where a checkpoint says that partitions go on.
+    known: BTreeMap<String, Position>,
+    shared: Arc<Shared>,
+    fetcher: Box<dyn Fetcher>,
+}
+
+impl Fetching {
+    /// Adds the partitions of this task that are new.
+    async fn discover(&mut self) -> Result<()> {
+        for partition in self.input.source.partitions().await? {
+            let owner = xxh3_64(partition.0.as_bytes()) % self.tasks as u64;
+            let is_new = {
+                let state = self.shared.state.lock();
+                state.partitions.iter().all(|(known, _)| *known != partition)
+            };
+            if owner != self.task as u64 || !is_new {
+                continue;
+            }
+            let start = match self.known.get(&partition.0) {
+                Some(position) => Start::At(*position),
+                None => self.input.start,
+            };
+            self.fetcher.add(&partition, start).await?;
+            self.shared.state.lock().partitions.push((partition, start));
+        }
+        Ok(())
+    }
+
+    async fn run(mut self) {
+        if let Err(error) = self.fetch_all().await {
+            self.shared.state.lock().failed = Some(error);
+        }
+        self.shared.wake.wake();
+    }
+
+    async fn fetch_all(&mut self) -> Result<()> {
+        use futures::FutureExt;
+        let (io, shared) = (Arc::clone(&self.input.io), Arc::clone(&self.shared));
+        let mut look = io.sleep(DISCOVERY).fuse();
+        let mut wait = LONGEST_WAIT / 100;
+        loop {
+            if !shared.room().await {
+                return Ok(());
+            }
+            let fetched = futures::select_biased! {
+                fetched = self.fetcher.fetch().fuse() => Some(fetched),
+                () = look => None,
+            };
+            match fetched {
+                None => {
+                    look = io.sleep(DISCOVERY).fuse();
+                    // New partitions can wait; the next look finds them.
+                    if let Err(error) = self.discover().await {
+                        tracing::warn!(%error, "could not look for new partitions");
+                    }
+                }
+                Some(Ok(Some(block))) => {
+                    wait = LONGEST_WAIT / 100;
+                    let mut state = self.shared.state.lock();
+                    state.bytes += block.bytes.len();
+                    state.blocks.push_back(block);
+                    drop(state);
+                    self.shared.wake.wake();
+                }
+                Some(Ok(None)) => {
+                    self.shared.state.lock().ended = true;
+                    return Ok(());
+                }
+                Some(Err(error)) if error.is_retryable() => {
+                    tracing::warn!(wait_ms = wait / 1000, %error, "could not fetch, will try again");
+                    io.sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Waits until there is room; `false` where nobody decodes any more.
+    async fn room(&self) -> bool {
+        std::future::poll_fn(|context| {
+            let mut state = self.state.lock();
+            if state.closed {
+                return Poll::Ready(false);
+            }
+            if state.bytes < AHEAD {
+                return Poll::Ready(true);
+            }
+            state.waiting = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Decodes what was fetched.
+struct StreamFeed {
+    shared: Arc<Shared>,
+    decoder: Box<dyn BlockDecoder>,
+    /// Partitions and where reading stands; `None` before their first block.
+    splits: Vec<(Partition, Option<Position>)>,
+}
+
+impl fmt::Debug for StreamFeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamFeed").field("splits", &self.splits).finish_non_exhaustive()
+    }
+}
+
+impl StreamFeed {
+    /// Takes up the partitions that were added.
+    fn learn(&mut self) {
+        let state = self.shared.state.lock();
+        for (partition, start) in &state.partitions[self.splits.len()..] {
+            let position = match start {
+                Start::At(position) => Some(*position),
+                Start::Earliest | Start::Latest => None,
+            };
+            self.splits.push((partition.clone(), position));
+        }
+    }
+
+    /// The next block, unless there is none now.
+    fn take(&mut self) -> Result<Option<Block>, Fed> {
+        let mut state = self.shared.state.lock();
+        match state.blocks.pop_front() {
+            Some(block) => {
+                state.bytes -= block.bytes.len();
+                if let Some(waiting) = state.waiting.take() {
+                    waiting.wake();
+                }
+                Ok(Some(block))
+            }
+            None if state.ended => Err(Fed::End),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Feed for StreamFeed {
+    fn splits(&self) -> usize {
+        self.shared.state.lock().partitions.len()
+    }
+
+    fn next(&mut self, _now: i64) -> Result<Fed> {
+        if let Some(error) = self.shared.state.lock().failed.take() {
+            return Err(error);
+        }
+        self.learn();
+        let block = match self.take() {
+            Ok(Some(block)) => block,
+            Ok(None) => return Ok(Fed::Nothing),
+            Err(end) => return Ok(end),
+        };
+        let mut decoded = Decoded::default();
+        self.decoder.decode(&block, &mut decoded)?;
+        if !decoded.balances() {
+            return Err(Error::internal("a block's records are not all accounted for"));
+        }
+        let (partition, position) = self
+            .splits
+            .get_mut(block.partition)
+            .ok_or_else(|| Error::internal("a block is of a partition that was not added"))?;
+        *position = Some(block.next);
+        let dead = match decoded.rejects.as_slice() {
+            [] => None,
+            rejects => Some(Rows::inserts(dead_letters(partition, rejects)?)),
+        };
+        let rows = decoded.batches.into_iter().map(Rows::inserts).collect();
+        Ok(Fed::Rows { split: block.partition, rows, dead })
+    }
+
+    fn positions(&self) -> Vec<SplitPosition> {
+        let stands = self.splits.iter().filter_map(|(partition, position)| {
+            Some(SplitPosition { split: partition.0.clone(), position: (*position)? })
+        });
+        stands.collect()
+    }
+}
+
+impl Drop for StreamFeed {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.closed = true;
+        if let Some(waiting) = state.waiting.take() {
+            waiting.wake();
+        }
+    }
+}
+
+fn dead_letters(partition: &Partition, rejects: &[Reject]) -> Result<RecordBatch> {
+    let number = |number: u64| {
+        i64::try_from(number)
+            .map_err(|_| Error::new(code::LIMIT, "a position is beyond all numbers"))
+    };
+    let positions = rejects.iter().map(|reject| number(reject.offset));
+    let lines = rejects.iter().map(|reject| number(reject.line));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec![partition.0.as_str(); rejects.len()])),
+        Arc::new(Int64Array::from(positions.collect::<Result<Vec<_>>>()?)),
+        Arc::new(Int64Array::from(lines.collect::<Result<Vec<_>>>()?)),
+        Arc::new(rejects.iter().map(|reject| reject.column.as_deref()).collect::<StringArray>()),
+        Arc::new(StringArray::from_iter_values(rejects.iter().map(|reject| reject.rule.as_str()))),
+        Arc::new(StringArray::from_iter_values(rejects.iter().map(|reject| &reject.message))),
+        Arc::new(BinaryArray::from_iter_values(rejects.iter().map(|reject| &reject.raw))),
+    ];
+    RecordBatch::try_new(dead_letter_schema(), columns).map_err(arrow_error)
+}
