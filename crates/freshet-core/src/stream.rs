@@ -71,6 +71,15 @@ impl fmt::Display for Epoch {
 #[serde(transparent)]
 pub struct Generation(pub u64);
 
+/// What an instance of a job has when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Its number.
+    pub generation: Generation,
+    /// The epoch from which it goes on: every commit so far is of an earlier one.
+    pub epoch: Epoch,
+}
+
 /// Told that somebody may have something to do.
 pub trait Wake: fmt::Debug + Send + Sync {
     /// Wakes whoever sleeps, or keeps them from falling asleep.
@@ -167,11 +176,12 @@ pub trait StreamSink: fmt::Debug + Send + Sync {
     /// As many writers as there are in `wakes`, each of which is to be woken when its writer has room
     /// again. From then on nothing that an instance of an earlier generation does can change the
     /// target: an error of code [`crate::error::code::FENCED`] says that there is a later one.
-    async fn open(
-        &self,
-        generation: Generation,
-        wakes: &[Arc<dyn Wake>],
-    ) -> Result<Vec<Box<dyn SinkWriter>>>;
+    ///
+    /// Where the target holds a later epoch than the claim's, the job's checkpoints were lost or set
+    /// back: that is an error too, since what the job is about to write again would be taken for
+    /// what is there.
+    async fn open(&self, claim: Claim, wakes: &[Arc<dyn Wake>])
+    -> Result<Vec<Box<dyn SinkWriter>>>;
 
     /// Makes epochs visible that were staged, ascending. Those that are visible already are left.
     async fn commit(&self, generation: Generation, pending: &[PendingCommit]) -> Result<()>;

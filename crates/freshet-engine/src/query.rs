@@ -291,7 +291,9 @@ impl Engine {
     async fn declare_node(&self, context: &SessionContext, node: &Node) -> Result<()> {
         let name = table_of(self.project(), node);
         let file = || Location::file(node.path.display().to_string());
-        let schema = if node.config.materialized == Materialized::Seed {
+        let schema = if node.config.materialized == Materialized::Stream {
+            self.check_stream(node).await?
+        } else if node.config.materialized == Materialized::Seed {
             let seed = self.seed(context, node).await.map_err(|error| error.at(file()))?;
             Arc::new(seed.schema().as_arrow().clone())
         } else {

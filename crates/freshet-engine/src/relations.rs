@@ -281,14 +281,26 @@ pub async fn plan_sql(
     }
 }
 
+/// Adds the place in a node's file that an error's message tells.
+pub fn locate(error: Error, node: &Node, compiled: &CompiledSql) -> Error {
+    let place = place_in_message(&error.chain());
+    error.at(location_of(place, node, compiled))
+}
+
 fn sql_error(error: DataFusionError, node: &Node, compiled: &CompiledSql) -> Error {
-    let file = node.path.display().to_string();
     let place = error
         .diagnostic()
         .and_then(|diagnostic| diagnostic.span)
         .map(|span| (span.start.line, span.start.column))
         .or_else(|| place_in_message(&error.to_string()));
-    let location = match place {
+    let location = location_of(place, node, compiled);
+    session::query_error(error, || format!("could not plan the SQL of model \"{}\"", node.id))
+        .at(location)
+}
+
+fn location_of(place: Option<(u64, u64)>, node: &Node, compiled: &CompiledSql) -> Location {
+    let file = node.path.display().to_string();
+    match place {
         Some((line, column)) => {
             let index = usize::try_from(line).unwrap_or(usize::MAX).saturating_sub(1);
             match compiled.lines.get(index).copied() {
@@ -299,9 +311,7 @@ fn sql_error(error: DataFusionError, node: &Node, compiled: &CompiledSql) -> Err
             }
         }
         None => Location::file(file),
-    };
-    session::query_error(error, || format!("could not plan the SQL of model \"{}\"", node.id))
-        .at(location)
+    }
 }
 
 /// The place in messages of sqlparser: `… at Line: 3, Column: 14`.

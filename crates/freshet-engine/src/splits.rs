@@ -190,6 +190,7 @@ mod tests {
             empty_files: EmptyFiles::Report,
             expect_every: Some(BatchSize::Day),
             event_time: None,
+            watermark: None,
             tags: Vec::new(),
             location: Location::line("sources/pos.yml", 3),
         }

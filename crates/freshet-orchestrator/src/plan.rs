@@ -55,8 +55,12 @@ impl TaskGraph {
             }
             let is_query =
                 matches!(node.config.materialized, Materialized::View | Materialized::Ephemeral);
-            let is_task =
-                selected.contains(id) && node.config.materialized != Materialized::Ephemeral;
+            // A stream is no task of a run: jobs of its own write its table.
+            let is_task = selected.contains(id)
+                && !matches!(
+                    node.config.materialized,
+                    Materialized::Ephemeral | Materialized::Stream
+                );
             if is_task {
                 let task = models.len();
                 tasks.insert(id, task);

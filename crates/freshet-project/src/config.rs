@@ -383,7 +383,7 @@ pub fn build(
     let materialized = match kind {
         NodeKind::Seed => Materialized::Seed,
         NodeKind::Model => settings
-            .typed("materialized", &["view", "table", "incremental", "ephemeral"])
+            .typed("materialized", &["view", "table", "incremental", "ephemeral", "stream"])
             .unwrap_or_default(),
     };
     let mut config = NodeConfig {

@@ -129,6 +129,8 @@ pub struct SourceTable {
     pub expect_every: Option<BatchSize>,
     /// The column of event time.
     pub event_time: Option<String>,
+    /// How its rows say how far event time has come, where they do.
+    pub watermark: Option<Watermark>,
     /// Tags.
     pub tags: Vec<String>,
     /// Where it is declared.
@@ -144,6 +146,20 @@ impl std::fmt::Debug for SourceTable {
             .field("location", &self.location)
             .finish_non_exhaustive()
     }
+}
+
+/// How the rows of a stream say how far event time has come.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Watermark {
+    /// The column of the rows' time.
+    pub column: String,
+    /// The watermark as SQL over the table's columns.
+    pub expr: String,
+    /// After how long without rows nobody waits for a partition; `None` is never.
+    pub idle_after: Option<HumanDuration>,
+    /// Where it is declared.
+    #[serde(skip)]
+    pub location: Location,
 }
 
 /// What happens when a file changed after it was consumed.
@@ -238,6 +254,8 @@ pub enum Materialized {
     Ephemeral,
     /// A table from a seed's file.
     Seed,
+    /// A table that a job without an end writes: `freshet up`.
+    Stream,
 }
 
 /// How an incremental model's rows enter its table.

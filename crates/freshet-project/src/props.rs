@@ -344,6 +344,9 @@ pub struct TableProps {
     /// The column of event time.
     #[schemars(with = "Option<String>")]
     pub event_time: Option<Located<String>>,
+    /// How the rows of a stream say how far event time has come.
+    #[schemars(with = "Option<WatermarkProps>")]
+    pub watermark: Option<Item>,
     /// Tags, added to the source's.
     #[schemars(with = "Option<Vec<String>>")]
     pub tags: Option<Item>,
@@ -362,6 +365,24 @@ pub struct TableProps {
     /// An older name of `data_tests`.
     #[schemars(with = "Option<Vec<Json>>")]
     pub tests: Option<Item>,
+}
+
+/// `WATERMARK FOR column AS expression`: rows whose time lies before it may be late.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WatermarkProps {
+    /// The column of the rows' time, a timestamp.
+    #[serde(rename = "for")]
+    #[schemars(with = "String")]
+    pub column: Located<String>,
+    /// The watermark, as SQL over the table's columns: `ordered_at - interval '5' second`.
+    #[serde(rename = "as")]
+    #[schemars(with = "Option<String>")]
+    pub expr: Option<Located<String>>,
+    /// How far rows may come behind later ones, instead of `as`. Default: `0s`.
+    pub delay: Option<HumanDuration>,
+    /// After how long without rows nobody waits for a partition any more. Default: never.
+    pub idle_after: Option<HumanDuration>,
 }
 
 /// What happens when data departs from the declared columns; what is left out has its default.

@@ -487,5 +487,6 @@ fn materialized(materialized: Materialized) -> &'static str {
         Materialized::Incremental => "incremental",
         Materialized::Ephemeral => "ephemeral",
         Materialized::Seed => "seed",
+        Materialized::Stream => "stream",
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use freshet_core::clock::Clock;
 use freshet_core::source::Position;
-use freshet_core::stream::{EventTime, Generation, SinkWriter, Wake};
+use freshet_core::stream::{Claim, EventTime, Generation, SinkWriter, Wake};
 use freshet_core::{Error, ErrorKind, Result, error::code};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::{FutureExt, StreamExt};
@@ -290,10 +290,11 @@ impl Job {
         &self,
         manifest: &Manifest,
     ) -> Result<HashMap<usize, Vec<Box<dyn SinkWriter>>>> {
+        let claim = Claim { generation: manifest.generation, epoch: manifest.epoch };
         let mut writers = HashMap::new();
         for (place, stage) in self.plan.stages.iter().enumerate() {
             let Some(SinkPlan { id, sink, .. }) = &stage.sink else { continue };
-            let opened = sink.open(manifest.generation, &self.wakes(stage)).await?;
+            let opened = sink.open(claim, &self.wakes(stage)).await?;
             if let Some(state) = manifest.sinks.get(id).filter(|state| !state.pending.is_empty()) {
                 sink.commit(manifest.generation, &state.pending).await?;
             }

@@ -205,6 +205,7 @@ fn names(app: &App) -> Vec<(String, &'static str)> {
         let kind = match (node.kind, node.config.materialized) {
             (NodeKind::Seed, _) => "seed",
             (NodeKind::Model, Materialized::View) => "view",
+            (NodeKind::Model, Materialized::Stream) => "stream",
             (NodeKind::Model, _) => "table",
         };
         let schema = node.config.schema.as_deref();

@@ -187,6 +187,7 @@ fn empty_report(node: &Node, task: &BuildTask) -> BuildReport {
         Materialized::Incremental => "incremental",
         Materialized::Ephemeral => "ephemeral",
         Materialized::Seed => "seed",
+        Materialized::Stream => "stream",
     };
     BuildReport {
         progress: task.progress.clone(),
@@ -201,6 +202,11 @@ impl Build<'_> {
             Materialized::View | Materialized::Ephemeral => self.query().await,
             Materialized::Table | Materialized::Incremental | Materialized::Seed => {
                 self.table().await
+            }
+            Materialized::Stream => {
+                Err(Error::new(code::ARGUMENTS, format!("model \"{}\" is a stream", self.node.id))
+                    .at(Location::file(self.node.path.display().to_string()))
+                    .hint("`freshet up` runs streaming models"))
             }
         }
     }

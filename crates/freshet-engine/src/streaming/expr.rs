@@ -26,6 +26,18 @@ impl ScalarExpr for Compiled {
     }
 }
 
+/// Compiles an expression that was not part of a plan: its types are made to fit first.
+pub fn compile_coerced(
+    context: &datafusion::prelude::SessionContext,
+    expr: Expr,
+    schema: &DFSchema,
+) -> Result<Arc<dyn ScalarExpr>> {
+    let compiled = context
+        .create_physical_expr(expr.clone(), schema)
+        .map_err(|error| query_error(error, || format!("could not compile {expr}")))?;
+    Ok(Arc::new(Compiled(compiled)))
+}
+
 /// Compiles an expression over batches of `schema`.
 pub fn compile(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn ScalarExpr>> {
     if expr.is_volatile() {

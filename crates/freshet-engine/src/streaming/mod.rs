@@ -8,12 +8,18 @@
 mod aggregate;
 mod expr;
 mod fuse;
+mod io;
+mod job;
+mod lake_sink;
 mod lower;
 mod sql;
 mod table;
 mod windows;
 
 pub use expr::compile;
+pub use io::TokioIo;
+pub use job::{StreamJob, StreamOptions};
+pub use lake_sink::{LakeFigures, LakeSink};
 pub use lower::{Lowered, Side, StreamCatalog, TimeColumn, lower};
 pub use table::StreamTable;
 

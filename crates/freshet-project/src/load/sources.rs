@@ -12,8 +12,10 @@ use super::environment::Settings;
 use super::properties::{Entry, Properties};
 use super::{Findings, LoadOptions, duplicate, secrets};
 use crate::checks::{self, CheckSettings, Subject};
-use crate::model::{Check, CheckTarget, SourceTable};
-use crate::props::{ConstraintKind, ConstraintProps, SourceColumnProps, SourceProps, TableProps};
+use crate::model::{Check, CheckTarget, SourceTable, Watermark};
+use crate::props::{
+    ConstraintKind, ConstraintProps, SourceColumnProps, SourceProps, TableProps, WatermarkProps,
+};
 use crate::render::Templates;
 use crate::yaml::{Item, Located, Reader, Value};
 
@@ -49,6 +51,11 @@ pub fn build(
     }
     tables.sort_keys();
     (tables, checks)
+}
+
+/// A name as an identifier of SQL.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 struct Context<'a> {
@@ -208,10 +215,37 @@ impl Context<'_> {
             empty_files: table.empty_files.or(source.empty_files).unwrap_or_default(),
             expect_every: table.expect_every.or(source.expect_every),
             event_time,
+            watermark: self.watermark(&id, table.watermark),
             tags,
             location,
             id,
         })
+    }
+
+    fn watermark(&self, id: &SourceId, item: Option<Item>) -> Option<Watermark> {
+        let item = item?;
+        let location = self.entry.doc.location(item);
+        let props: WatermarkProps = self.reader().read(item, &format!("{id}.watermark"))?;
+        if props.expr.is_some() && props.delay.is_some() {
+            self.findings.error(
+                Error::new(
+                    code::CONFIG,
+                    format!("the watermark of source \"{id}\" has both `as` and `delay`"),
+                )
+                .at(location)
+                .hint("`delay: 5s` says the same as `as: column - interval '5' second`"),
+            );
+            return None;
+        }
+        let column = props.column.value;
+        let expr = match (props.expr, props.delay) {
+            (Some(expr), _) => expr.value,
+            (None, None) => quoted(&column),
+            (None, Some(delay)) => {
+                format!("{} - interval '{} microseconds'", quoted(&column), delay.0.as_micros())
+            }
+        };
+        Some(Watermark { column, expr, idle_after: props.idle_after, location })
     }
 
     fn enabled(&self, config: Option<Item>) -> bool {

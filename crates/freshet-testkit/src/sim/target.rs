@@ -7,7 +7,9 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use freshet_core::rows::Rows;
 use freshet_core::sink::Guarantee;
-use freshet_core::stream::{Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake};
+use freshet_core::stream::{
+    Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
+};
 use freshet_core::{Error, Result, error::code};
 use freshet_runtime::executor::Io;
 use futures::future::BoxFuture;
@@ -106,9 +108,10 @@ impl StreamSink for SimSink {
 
     async fn open(
         &self,
-        generation: Generation,
+        claim: Claim,
         wakes: &[Arc<dyn Wake>],
     ) -> Result<Vec<Box<dyn SinkWriter>>> {
+        let generation = claim.generation;
         self.call(|| {
             self.target.check(generation)?;
             self.target.state.lock().fence = generation;

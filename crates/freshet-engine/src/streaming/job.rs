@@ -1,0 +1,402 @@
+//! A streaming model as a job: its SQL over its sources, its table in the lake, its dead letters.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use datafusion::common::{DFSchema, ToDFSchema};
+use datafusion::datasource::ViewTable;
+use datafusion::logical_expr::{Expr, LogicalPlan, cast as cast_expr};
+use datafusion::prelude::SessionContext;
+use freshet_core::clock::Clock;
+use freshet_core::error::code;
+use freshet_core::registry::SourceSpec;
+use freshet_core::rows::arrow_error;
+use freshet_core::scalar::ScalarExpr;
+use freshet_core::stream::{Start, StreamSource};
+use freshet_core::{Error, Location, ModelId, Result};
+use freshet_project::{Materialized, Node, OnSchemaChange, RenderContext, SourceTable};
+use freshet_runtime::exchange::Partitioning;
+use freshet_runtime::executor::Io;
+use freshet_runtime::operators::{Calc, Columns};
+use freshet_runtime::plan::{EdgePlan, JobPlan, JobSource, SinkPlan, StageInput, StagePlan};
+use freshet_runtime::source::{DEAD_LETTERS, StreamInput, WatermarkSpec, dead_letter_schema};
+use freshet_runtime::state::KeyGroups;
+use futures::future::BoxFuture;
+
+use super::expr::compile_coerced;
+use super::lake_sink::{LakeFigures, LakeSink};
+use super::lower::{StreamCatalog, TimeColumn, lower};
+use super::table::StreamTable;
+use super::windows::TIME;
+use crate::dead_letters;
+use crate::engine::Engine;
+use crate::relations::{self, table_of};
+use crate::session::{self, query_error};
+
+/// A streaming model, ready to run.
+#[derive(Debug)]
+pub struct StreamJob {
+    /// The model.
+    pub model: ModelId,
+    /// The job.
+    pub plan: JobPlan,
+    /// What becomes of its rows.
+    pub rows: Arc<LakeFigures>,
+    /// What becomes of its dead letters.
+    pub dead_letters: Arc<LakeFigures>,
+}
+
+/// How jobs are made.
+#[derive(Debug, Clone)]
+pub struct StreamOptions {
+    /// Tasks of each stage.
+    pub parallelism: u16,
+    /// Microseconds between two commits of a table.
+    pub commit_interval: i64,
+    /// Where fetching runs.
+    pub io: Arc<dyn Io>,
+}
+
+impl Engine {
+    /// The streaming models among `models`, in dependency order.
+    pub fn streams<'a>(&'a self, models: &'a [ModelId]) -> impl Iterator<Item = &'a Node> {
+        models.iter().filter_map(|id| {
+            let node = self.project().nodes.get(id)?;
+            (node.config.materialized == Materialized::Stream).then_some(node)
+        })
+    }
+
+    /// Plans a streaming model.
+    pub fn stream_job<'a>(
+        &'a self,
+        id: &'a ModelId,
+        options: &'a StreamOptions,
+    ) -> BoxFuture<'a, Result<StreamJob>> {
+        Box::pin(async move {
+            let node = self.node(id)?;
+            let (plan, catalog) = self.plan_stream(node, options).await?;
+            let at = |error: Error| error.at(Location::file(node.path.display().to_string()));
+            let groups = KeyGroups::default();
+            let lowered = lower(&plan, &catalog, options.parallelism, groups).map_err(at)?;
+            let name = format!("{}/{id}", self.project().environment.name);
+            let sink = LakeSink::new(
+                self.lake().clone(),
+                &name,
+                table_of(self.project(), node),
+                Arc::clone(&lowered.schema),
+                node.config.partition_by.clone(),
+                node.config.on_schema_change,
+            );
+            let rows = sink.figures();
+            let mut stages = lowered.stages;
+            stages[lowered.output].sink = Some(SinkPlan {
+                id: "table".into(),
+                sink: Arc::new(sink),
+                commit_interval: options.commit_interval,
+            });
+            let letters = LakeSink::new(
+                self.lake().clone(),
+                &name,
+                dead_letters::table(),
+                dead_letters::schema(),
+                Vec::new(),
+                OnSchemaChange::Ignore,
+            );
+            let dead = letters.figures();
+            self.add_dead_letters(id, &mut stages, letters, options);
+            Ok(StreamJob {
+                model: id.clone(),
+                plan: JobPlan { name, stages, groups },
+                rows,
+                dead_letters: dead,
+            })
+        })
+    }
+
+    /// Checks that a streaming model can be planned; touches nothing.
+    pub(crate) async fn check_stream(&self, node: &Node) -> Result<SchemaRef> {
+        let context = self.query_context()?;
+        let plan = self.stream_sql(&context, node, &mut BTreeMap::new()).await?;
+        Ok(Arc::clone(plan.schema().inner()))
+    }
+
+    async fn plan_stream(
+        &self,
+        node: &Node,
+        options: &StreamOptions,
+    ) -> Result<(LogicalPlan, Catalog)> {
+        let context = self.query_context()?;
+        let mut tables = BTreeMap::new();
+        let plan = self.stream_sql(&context, node, &mut tables).await?;
+        Ok((plan, Catalog { context, tables, io: Arc::clone(&options.io) }))
+    }
+
+    /// The plan of a model over its sources, which are registered and added to `tables`.
+    fn stream_sql<'a>(
+        &'a self,
+        context: &'a SessionContext,
+        node: &'a Node,
+        tables: &'a mut BTreeMap<String, StreamSourceTable>,
+    ) -> BoxFuture<'a, Result<LogicalPlan>> {
+        Box::pin(async move {
+            for id in &node.sources {
+                if tables.contains_key(id.as_str()) {
+                    continue;
+                }
+                let table = self.source_table(id)?;
+                let stream = self.stream_source(table)?;
+                let schema = stream.schema();
+                let provider = StreamTable { name: id.to_string(), schema };
+                session::register(context, &table.source, &table.table, Arc::new(provider))?;
+                let known = StreamSourceTable { stream, table: table.clone() };
+                tables.insert(id.to_string(), known);
+            }
+            for id in &node.refs {
+                let used = self.node(id)?;
+                let name = table_of(self.project(), used);
+                if !relations::is_query(used) && used.config.materialized != Materialized::Stream {
+                    return Err(Error::new(
+                        code::SQL,
+                        format!("a stream cannot join model \"{id}\", a table, yet"),
+                    )
+                    .at(Location::file(node.path.display().to_string())));
+                }
+                let plan = self.stream_sql(context, used, tables).await?;
+                let view = Arc::new(ViewTable::new(plan, None));
+                session::register(context, &name.schema, &name.name, view)?;
+            }
+            let compiled = self.project().compile(&node.id, &RenderContext::default())?;
+            let expanded =
+                crate::functions::expand_macros(&compiled.sql, &self.project().sql_macros)?;
+            super::plan(context, &expanded)
+                .await
+                .map_err(|error| relations::locate(error, node, &compiled))
+        })
+    }
+
+    fn stream_source(&self, table: &SourceTable) -> Result<Arc<dyn StreamSource>> {
+        let name = table.connector.as_deref().ok_or_else(|| {
+            Error::new(code::SOURCE, format!("source \"{}\" has no connector", table.id))
+                .at(table.location.clone())
+        })?;
+        let spec = SourceSpec {
+            name: table.id.to_string(),
+            contract: Arc::clone(&table.contract),
+            max_bad: table.max_bad,
+            settle: table.settle,
+        };
+        let context = self.connector_context(table.connection.as_deref())?;
+        self.registry()
+            .get(name)
+            .and_then(|connector| connector.stream(&table.options, spec, &context))
+            .map_err(|error| error.at(table.location.clone()))
+    }
+
+    /// A stage that carries the dead letters of all sources into their table.
+    fn add_dead_letters(
+        &self,
+        model: &ModelId,
+        stages: &mut Vec<StagePlan>,
+        sink: LakeSink,
+        options: &StreamOptions,
+    ) {
+        let sources = stages.iter().enumerate().filter_map(|(place, stage)| {
+            matches!(stage.input, StageInput::Source { .. })
+                .then(|| (place, stage.id.clone(), stage.parallelism))
+        });
+        for (number, (place, source, parallelism)) in sources.collect::<Vec<_>>().iter().enumerate()
+        {
+            let name = source.strip_prefix("source ").unwrap_or(source).to_owned();
+            let letters: Arc<dyn ScalarExpr> = Arc::new(Letters {
+                source: name,
+                model: model.to_string(),
+                clock: Arc::clone(self.clock()),
+            });
+            let exprs = (0..dead_letters::schema().fields().len())
+                .map(|column| -> Arc<dyn ScalarExpr> {
+                    Arc::new(LetterColumn { letters: Arc::clone(&letters), column })
+                })
+                .collect();
+            let columns = Columns { schema: dead_letters::schema(), exprs };
+            let calc = Calc { condition: None, columns: Some(columns) };
+            stages.push(StagePlan {
+                id: format!("dead letters of {source}"),
+                parallelism: *parallelism,
+                input: StageInput::Edges(vec![EdgePlan {
+                    from: *place,
+                    operator: 0,
+                    port: DEAD_LETTERS,
+                    input: 0,
+                    partitioning: Partitioning::Forward,
+                    schema: dead_letter_schema(),
+                }]),
+                operators: vec![(format!("letters of {source}"), Arc::new(calc))],
+                sink: Some(SinkPlan {
+                    id: format!("dead letters {number}"),
+                    sink: Arc::new(sink.clone().numbered(number)),
+                    commit_interval: options.commit_interval,
+                }),
+            });
+        }
+    }
+}
+
+/// A source that a job reads.
+struct StreamSourceTable {
+    stream: Arc<dyn StreamSource>,
+    table: SourceTable,
+}
+
+struct Catalog {
+    context: SessionContext,
+    tables: BTreeMap<String, StreamSourceTable>,
+    io: Arc<dyn Io>,
+}
+
+impl Catalog {
+    fn table(&self, name: &str) -> Result<&StreamSourceTable> {
+        self.tables
+            .get(name)
+            .ok_or_else(|| Error::internal(format!("stream \"{name}\" was not registered")))
+    }
+
+    /// The watermark of a table as an expression over `schema`.
+    fn watermark(&self, table: &SourceTable, schema: &DFSchema) -> Result<Option<Expr>> {
+        let Some(watermark) = &table.watermark else { return Ok(None) };
+        let expr = self.context.parse_sql_expr(&watermark.expr, schema).map_err(|error| {
+            query_error(error, || {
+                format!("could not read the watermark of source \"{}\"", table.id)
+            })
+            .at(watermark.location.clone())
+        })?;
+        Ok(Some(cast_expr(expr, TIME)))
+    }
+}
+
+impl StreamCatalog for Catalog {
+    fn time(&self, name: &str) -> Result<Option<TimeColumn>> {
+        let StreamSourceTable { stream, table } = self.table(name)?;
+        let Some(watermark) = &table.watermark else { return Ok(None) };
+        let schema = stream.schema();
+        let column = schema.index_of(&watermark.column).map_err(|_| {
+            let names = schema.fields().iter().map(|field| field.name().as_str());
+            let error = Error::new(
+                code::CONFIG,
+                format!("source \"{name}\" has no column \"{}\"", watermark.column),
+            )
+            .at(watermark.location.clone());
+            match freshet_core::config::nearest(&watermark.column, names) {
+                Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+                None => error.hint("declare it under `columns:`"),
+            }
+        })?;
+        let whole = to_df(&schema)?;
+        let expr = self.watermark(table, &whole)?.expect("there is one");
+        let mut needs = vec![column];
+        for reference in expr.column_refs() {
+            needs.push(whole.index_of_column(reference).map_err(|error| {
+                query_error(error, || format!("the watermark of source \"{name}\" is wrong"))
+                    .at(watermark.location.clone())
+            })?);
+        }
+        Ok(Some(TimeColumn { column, needs }))
+    }
+
+    fn source(
+        &self,
+        name: &str,
+        projection: &[usize],
+    ) -> Result<(Arc<dyn JobSource>, Option<WatermarkSpec>)> {
+        let StreamSourceTable { stream, table } = self.table(name)?;
+        let schema = Arc::new(stream.schema().project(projection).map_err(arrow_error)?);
+        let schema = to_df(&schema)?;
+        let watermark = match (self.watermark(table, &schema)?, &table.watermark) {
+            (Some(expr), Some(watermark)) => Some(WatermarkSpec {
+                expr: compile_coerced(&self.context, expr, &schema)
+                    .map_err(|error| error.at(watermark.location.clone()))?,
+                idle_after: watermark
+                    .idle_after
+                    .map(|idle| i64::try_from(idle.0.as_micros()).unwrap_or(i64::MAX)),
+            }),
+            _ => None,
+        };
+        let input = StreamInput {
+            source: Arc::clone(stream),
+            projection: projection.to_vec(),
+            start: Start::Earliest,
+            io: Arc::clone(&self.io),
+        };
+        Ok((Arc::new(input), watermark))
+    }
+}
+
+fn to_df(schema: &SchemaRef) -> Result<DFSchema> {
+    Arc::clone(schema)
+        .to_dfschema()
+        .map_err(|error| query_error(error, || "a source's columns cannot be named".to_owned()))
+}
+
+/// Dead letters of a source's task in the form of their table.
+#[derive(Debug)]
+struct Letters {
+    source: String,
+    model: String,
+    clock: Arc<dyn Clock>,
+}
+
+impl ScalarExpr for Letters {
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+        let rows = batch.num_rows();
+        let text = |value: &str| -> ArrayRef {
+            Arc::new(StringViewArray::from_iter_values(std::iter::repeat_n(value, rows)))
+        };
+        let partitions = batch.column(0).as_string::<i32>();
+        let positions = batch.column(1).as_primitive::<Int64Type>();
+        let ids = (0..rows).map(|row| {
+            let place =
+                format!("{}:{}:{}", self.source, partitions.value(row), positions.value(row));
+            blake3::hash(place.as_bytes()).to_hex()[..16].to_owned()
+        });
+        let as_text = |column: usize| cast(batch.column(column), &DataType::Utf8View);
+        let null = |data_type: &DataType| arrow::array::new_null_array(data_type, rows);
+        let now = TimestampMicrosecondArray::from_value(self.clock.now_micros(), rows);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringViewArray::from_iter_values(ids)),
+            text("stream"),
+            text(&self.model),
+            text(&self.source),
+            as_text(0).map_err(arrow_error)?,
+            null(&DataType::Utf8View),
+            null(&DataType::Int64),
+            Arc::clone(batch.column(2)),
+            Arc::clone(batch.column(1)),
+            as_text(3).map_err(arrow_error)?,
+            as_text(4).map_err(arrow_error)?,
+            as_text(5).map_err(arrow_error)?,
+            Arc::clone(batch.column(6)),
+            Arc::new(now.with_timezone("UTC")),
+        ];
+        let fields = dead_letters::schema().fields().clone();
+        Ok(Arc::new(
+            arrow::array::StructArray::try_new(fields, columns, None).map_err(arrow_error)?,
+        ))
+    }
+}
+
+/// One column of [`Letters`].
+#[derive(Debug)]
+struct LetterColumn {
+    letters: Arc<dyn ScalarExpr>,
+    column: usize,
+}
+
+impl ScalarExpr for LetterColumn {
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+        // Each column makes them all: bad records are few, or the job stops.
+        let letters = self.letters.evaluate(batch)?;
+        Ok(Arc::clone(letters.as_struct().column(self.column)))
+    }
+}

@@ -1,0 +1,329 @@
+//! The lake as a sink of streams: rows are staged as files that nobody sees, and several epochs are
+//! one commit, whose application transaction is the last of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use freshet_core::error::code;
+use freshet_core::rows::Rows;
+use freshet_core::sink::Guarantee;
+use freshet_core::stream::{
+    Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
+};
+use freshet_core::{Error, Result};
+use freshet_project::OnSchemaChange;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::lake::{
+    ChangeCounts, DataFile, Lake, NewRows, Snapshot, StageMode, StageRequest, StagedChange,
+    TableName, Transaction,
+};
+
+/// Bytes that are gathered before they are written as a file, where no epoch ends before.
+const FILE_BYTES: usize = 64 << 20;
+
+/// Files of one task that are being written at once.
+const FILES_AT_ONCE: usize = 2;
+
+/// Tries of a commit while others commit to the table.
+const TRIES: usize = 20;
+
+/// A table that a job appends to.
+#[derive(Debug, Clone)]
+pub struct LakeSink {
+    lake: Lake,
+    table: TableName,
+    schema: SchemaRef,
+    partition_by: Vec<String>,
+    on_schema_change: OnSchemaChange,
+    /// Who commits, in the table's application transactions.
+    app: String,
+    figures: Arc<LakeFigures>,
+    base: Arc<Mutex<Option<Snapshot>>>,
+}
+
+/// What became of the rows of a [`LakeSink`].
+#[derive(Debug, Default)]
+pub struct LakeFigures {
+    /// Rows that were given to it.
+    pub written: AtomicU64,
+    /// Rows that readers see.
+    pub committed: AtomicU64,
+    /// Commits.
+    pub commits: AtomicU64,
+}
+
+impl LakeSink {
+    /// A sink of `job` into `table`, which is made where there is none.
+    pub fn new(
+        lake: Lake,
+        job: &str,
+        table: TableName,
+        schema: SchemaRef,
+        partition_by: Vec<String>,
+        on_schema_change: OnSchemaChange,
+    ) -> Self {
+        Self {
+            lake,
+            app: format!("freshet/{job}/{table}"),
+            table,
+            schema,
+            partition_by,
+            on_schema_change,
+            figures: Arc::default(),
+            base: Arc::default(),
+        }
+    }
+
+    /// The same sink once more in one job: it commits under a number of its own.
+    #[must_use]
+    pub fn numbered(mut self, number: usize) -> Self {
+        self.app = format!("{}/{number}", self.app);
+        self.base = Arc::default();
+        self
+    }
+
+    /// What becomes of its rows.
+    pub fn figures(&self) -> Arc<LakeFigures> {
+        Arc::clone(&self.figures)
+    }
+
+    /// Stages rows as files.
+    fn stage(&self, batches: Vec<RecordBatch>) -> BoxFuture<'static, Result<Vec<DataFile>>> {
+        let sink = self.clone();
+        Box::pin(async move {
+            if batches.is_empty() {
+                return Ok(Vec::new());
+            }
+            let base = sink.base.lock().clone();
+            Ok(sink.change(base, batches).await?.adds)
+        })
+    }
+
+    async fn change(
+        &self,
+        base: Option<Snapshot>,
+        batches: Vec<RecordBatch>,
+    ) -> Result<StagedChange> {
+        let schema = Arc::clone(&self.schema);
+        let batches = futures::stream::iter(batches.into_iter().map(Ok));
+        let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), batches);
+        let request = StageRequest {
+            table: self.table.clone(),
+            base,
+            mode: StageMode::Append,
+            partition_by: self.partition_by.clone(),
+            on_schema_change: self.on_schema_change,
+            parameters: BTreeMap::from([("writer".into(), self.app.clone())]),
+        };
+        self.lake.stage(request, NewRows { schema, streams: vec![Box::pin(stream)] }).await
+    }
+
+    /// Makes the table, or gives it the columns that the job has now.
+    async fn prepare(&self) -> Result<Snapshot> {
+        for _ in 0..TRIES {
+            let base = self.lake.load(&self.table, None).await?;
+            let change = self.change(base.clone(), Vec::new()).await?;
+            match base {
+                Some(base) if change.is_empty() => return Ok(base),
+                _ => {}
+            }
+            // A number of its own for each version: it says nothing about epochs.
+            let number = change.base_version.map_or(1, |version| version + 2);
+            let transaction = Transaction { app: format!("{}/columns", self.app), number };
+            match self.lake.commit(&change, &transaction, &BTreeMap::new()).await {
+                Err(error) if error.code() != code::LAKE_CONFLICT => return Err(error),
+                _ => {}
+            }
+        }
+        Err(self.contended())
+    }
+
+    fn contended(&self) -> Error {
+        let message = format!("table \"{}\" is committed to by others all the time", self.table);
+        Error::new(code::LAKE_CONFLICT, message).retryable()
+    }
+}
+
+// Written out so that the bodies are compiled here alone: they touch all of DataFusion.
+impl StreamSink for LakeSink {
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    fn open<'a, 'b, 'c>(
+        &'a self,
+        claim: Claim,
+        wakes: &'b [Arc<dyn Wake>],
+    ) -> BoxFuture<'c, Result<Vec<Box<dyn SinkWriter>>>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        Box::pin(open(self, claim, wakes))
+    }
+
+    fn commit<'a, 'b, 'c>(
+        &'a self,
+        _generation: Generation,
+        pending: &'b [PendingCommit],
+    ) -> BoxFuture<'c, Result<()>>
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        Box::pin(commit(self, pending))
+    }
+}
+
+async fn open(
+    sink: &LakeSink,
+    claim: Claim,
+    wakes: &[Arc<dyn Wake>],
+) -> Result<Vec<Box<dyn SinkWriter>>> {
+    let snapshot = sink.prepare().await?;
+    let held = sink.lake.last_transaction(&snapshot, &sink.app).await?;
+    if held > claim.epoch.0 {
+        return Err(Error::new(
+            code::STATE,
+            format!(
+                "table \"{}\" holds epoch {held} of this job, whose checkpoints end at {}",
+                sink.table, claim.epoch
+            ),
+        )
+        .hint("the job's checkpoints were deleted or set back: restore them, or drop the table"));
+    }
+    *sink.base.lock() = Some(snapshot);
+    let writer = |wake: &Arc<dyn Wake>| -> Box<dyn SinkWriter> {
+        Box::new(Writer {
+            sink: sink.clone(),
+            wake: Arc::clone(wake),
+            batches: Vec::new(),
+            bytes: 0,
+            runtime: Handle::try_current().ok(),
+            under_way: Arc::default(),
+            files: Vec::new(),
+        })
+    };
+    Ok(wakes.iter().map(writer).collect())
+}
+
+async fn commit(sink: &LakeSink, pending: &[PendingCommit]) -> Result<()> {
+    let Some(last) = pending.last() else { return Ok(()) };
+    for _ in 0..TRIES {
+        let snapshot = sink.lake.load(&sink.table, None).await?.ok_or_else(|| {
+            Error::new(code::LAKE, format!("table \"{}\" is gone", sink.table))
+                .hint("somebody dropped it while a job writes to it")
+        })?;
+        let held = sink.lake.last_transaction(&snapshot, &sink.app).await?;
+        let mut adds: Vec<DataFile> = Vec::new();
+        for part in pending.iter().filter(|p| p.epoch.0 > held).flat_map(|p| &p.parts) {
+            let files: Vec<DataFile> = serde_json::from_value(part.clone()).map_err(|error| {
+                Error::new(code::STATE, "a checkpoint's staged files are damaged").caused_by(error)
+            })?;
+            adds.extend(files);
+        }
+        let rows: u64 = adds.iter().filter_map(|file| file.rows).sum();
+        if last.epoch.0 <= held || adds.is_empty() {
+            return Ok(());
+        }
+        let change = StagedChange {
+            format: StagedChange::FORMAT,
+            table: sink.table.clone(),
+            base_version: Some(snapshot.version),
+            adds,
+            removes: Vec::new(),
+            metadata: None,
+            operation: "STREAMING UPDATE".into(),
+            parameters: BTreeMap::from([("epoch".into(), last.epoch.to_string())]),
+            data_change: true,
+            counts: ChangeCounts { rows_in: rows, rows_inserted: rows, ..ChangeCounts::default() },
+            rows_total: None,
+            schema_changes: Vec::new(),
+        };
+        let transaction = Transaction { app: sink.app.clone(), number: last.epoch.0 };
+        let info: BTreeMap<String, Value> = BTreeMap::new();
+        match sink.lake.commit(&change, &transaction, &info).await {
+            Ok(committed) => {
+                if committed.written {
+                    sink.figures.committed.fetch_add(rows, Ordering::Relaxed);
+                    sink.figures.commits.fetch_add(1, Ordering::Relaxed);
+                }
+                return Ok(());
+            }
+            // Somebody else has changed the table: the same files onto its new version.
+            Err(error) if error.code() == code::LAKE_CONFLICT => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(sink.contended())
+}
+
+#[derive(Debug)]
+struct Writer {
+    sink: LakeSink,
+    wake: Arc<dyn Wake>,
+    batches: Vec<RecordBatch>,
+    bytes: usize,
+    /// Where files are written before an epoch ends; without it, they are not.
+    runtime: Option<Handle>,
+    /// Files that are being written.
+    under_way: Arc<AtomicUsize>,
+    files: Vec<JoinHandle<Result<Vec<DataFile>>>>,
+}
+
+impl SinkWriter for Writer {
+    fn write(&mut self, rows: Rows) -> Result<()> {
+        if rows.kinds().is_some() {
+            return Err(Error::internal(
+                "rows that are taken back came to a table that is appended to",
+            ));
+        }
+        self.sink.figures.written.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        self.bytes += rows.bytes();
+        self.batches.push(rows.into_batch());
+        if let (Some(runtime), true) = (&self.runtime, self.bytes >= FILE_BYTES) {
+            self.bytes = 0;
+            let staging = self.sink.stage(std::mem::take(&mut self.batches));
+            self.under_way.fetch_add(1, Ordering::AcqRel);
+            let (under_way, wake) = (Arc::clone(&self.under_way), Arc::clone(&self.wake));
+            self.files.push(runtime.spawn(async move {
+                let staged = staging.await;
+                under_way.fetch_sub(1, Ordering::AcqRel);
+                wake.wake();
+                staged
+            }));
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        self.under_way.load(Ordering::Acquire) < FILES_AT_ONCE
+    }
+
+    fn cut(&mut self, _epoch: Epoch) -> Result<BoxFuture<'static, Result<Token>>> {
+        self.bytes = 0;
+        let rest = self.sink.stage(std::mem::take(&mut self.batches));
+        let files = std::mem::take(&mut self.files);
+        Ok(Box::pin(async move {
+            let mut adds = rest.await?;
+            for file in files {
+                adds.extend(file.await.map_err(|error| {
+                    Error::internal("writing a file ended early").caused_by(error)
+                })??);
+            }
+            serde_json::to_value(adds)
+                .map_err(|error| Error::internal("a file could not be named").caused_by(error))
+        }))
+    }
+}
