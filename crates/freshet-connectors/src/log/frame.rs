@@ -335,7 +335,7 @@ mod tests {
                 let short = matches!(check(&bytes[..at]), Err(Bad::Short(_)));
                 prop_assert!(short, "{} bytes", at);
             } else {
-                bytes[at] ^= 1 << bit;
+                bytes[at] ^= 1u8 << bit;
                 prop_assert!(check(&bytes).is_err(), "bit {} of byte {}", bit, at);
             }
         }

@@ -109,7 +109,9 @@ impl LogOptions {
             ("max_batch_bytes", self.max_batch_bytes, "max_pending_bytes", self.max_pending_bytes),
         ] {
             if less > more || less.0 == 0 {
-                return wrong(format!("option \"{smaller}\" cannot be 0 or more than \"{larger}\""));
+                return wrong(format!(
+                    "option \"{smaller}\" cannot be 0 or more than \"{larger}\""
+                ));
             }
         }
         if self.segment_bytes.0 == 0 || self.max_idempotency_keys == 0 {
@@ -144,3 +146,6 @@ pub enum Retention {
     /// It does not.
     Strict,
 }
+
+#[cfg(test)]
+mod tests;

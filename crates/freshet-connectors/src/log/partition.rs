@@ -61,7 +61,8 @@ impl PartitionLog {
         since: i64,
         mut each: impl FnMut(&Header, &[u8]),
     ) -> Result<Self> {
-        let message = |verb: &str| format!("could not {verb} \"{}\" of the event log", dir.display());
+        let message =
+            |verb: &str| format!("could not {verb} \"{}\" of the event log", dir.display());
         // A folder that an earlier process filled and did not synchronise before it was killed.
         files.sync_dir(&dir).or_code(code::LOG, || message("synchronise"))?;
         let (segments, replaced) =
@@ -90,23 +91,22 @@ impl PartitionLog {
                 log.pass_over(index, &mut each)?;
             }
         }
-        // What is there may not be durable yet: nobody is told of it before it is.
-        log.files.sync_file(&last.path).or_code(code::LOG, || message("synchronise"))?;
         let sound = segment::recover(&*log.files, &last, each)?;
-        log.end = sound.end;
-        log.settled = sound.end;
-        log.time = sound.time.unwrap_or(i64::MIN);
-        log.closed = sound.torn;
-        if let Some(last) = log.segments.last_mut() {
-            last.bytes = sound.bytes;
-        }
         if sound.torn {
             tracing::warn!(
                 file = %last.path.display(),
                 offset = sound.end,
-                byte = sound.bytes,
                 "a write that was cut off is left out"
             );
+        }
+        log.end = sound.end;
+        log.settled = sound.settled;
+        log.time = sound.time.unwrap_or(i64::MIN);
+        if !sound.unsettled.is_empty() {
+            // Whether the last write is durable nobody knows: a disk may have lost it, told it to a
+            // process that is no more, and show it all the same. It is written again, elsewhere.
+            log.unsettled.push(sound.unsettled);
+            log.settle().or_code(code::LOG, || message("settle"))?;
         }
         Ok(log)
     }
@@ -185,9 +185,13 @@ impl PartitionLog {
         let attempt = self.next_attempt.max(same.map_or(0, |last| last.attempt + 1));
         self.next_attempt = attempt + 1;
         let path = segment::path(&self.dir, base, attempt);
+        // It gets its name when it is durable, because it may replace one that is.
+        let temporary = path.with_extension("tmp");
+        self.forget(&temporary)?;
+        self.files.create(&temporary, &self.unsettled)?;
+        self.files.sync_file(&temporary)?;
         self.replaced.push(path.clone());
-        self.files.create(&path, &self.unsettled)?;
-        self.files.sync_file(&path)?;
+        self.files.rename(&temporary, &path)?;
         self.files.sync_dir(&self.dir)?;
         self.replaced.pop();
         if let Some(same) = self.segments.pop_if(|last| last.base == base) {
@@ -243,11 +247,15 @@ impl PartitionLog {
 
     /// Removes a file, durably; one that is not there is gone.
     fn remove(&self, path: &Path) -> io::Result<()> {
-        match self.files.remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        self.forget(path)?;
         self.files.sync_dir(&self.dir)
+    }
+
+    fn forget(&self, path: &Path) -> io::Result<()> {
+        match self.files.remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// When the first record of a segment arrived.
@@ -276,8 +284,8 @@ impl PartitionLog {
                 }
                 _ => {
                     let more = self.read(segment, at, PIECE)?;
-                    let enough = frame::header(&more)
-                        .is_ok_and(|header| header.stamp_end() <= more.len());
+                    let enough =
+                        frame::header(&more).is_ok_and(|header| header.stamp_end() <= more.len());
                     if !enough {
                         return Err(segment::damaged(&segment.path, at, "a frame is missing"));
                     }

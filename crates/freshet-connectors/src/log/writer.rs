@@ -114,15 +114,8 @@ impl Writer {
             partitions.push(partition);
         }
         keys.complete(now);
-        let writer = Self {
-            place,
-            options,
-            clock,
-            partitions,
-            keys,
-            settled,
-            scratch: Scratch::default(),
-        };
+        let writer =
+            Self { place, options, clock, partitions, keys, settled, scratch: Scratch::default() };
         writer.tell();
         Ok(writer)
     }
@@ -308,4 +301,3 @@ pub(super) fn too_large(what: &str, bytes: usize, option: &str, most: u64) -> Er
     )
     .hint(format!("send less at a time, or raise `{option}` of the source"))
 }
-
