@@ -121,11 +121,6 @@ impl PartitionLog {
         self.settled
     }
 
-    /// The offset of the oldest record.
-    pub fn start(&self) -> u64 {
-        self.segments.first().map_or(self.end, |segment| segment.base)
-    }
-
     /// Bytes that wait to become durable.
     pub fn waiting(&self) -> usize {
         self.unsettled.iter().map(Bytes::len).sum()

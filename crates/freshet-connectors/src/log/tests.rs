@@ -3,6 +3,7 @@
 mod crashes;
 mod service;
 mod storage;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
