@@ -6,6 +6,7 @@ pub mod formats;
 pub mod infer;
 pub mod json;
 pub mod log;
+pub mod messages;
 pub mod options;
 pub mod parquet;
 pub mod postgres;
@@ -33,6 +34,7 @@ fn formats() -> Vec<Arc<dyn Format>> {
 pub fn registry() -> Registry {
     let mut connectors: Vec<Arc<dyn Connector>> = vec![
         Arc::new(files::FilesConnector::new(formats())),
+        Arc::new(log::LogConnector::new(formats())),
         Arc::new(postgres::PostgresConnector),
     ];
     connectors.extend(

@@ -94,6 +94,16 @@ pub trait TextLayout: Debug + Send + Sync {
     fn walker(&self, _spec: &ReadSpec) -> Result<Option<Box<dyn Decoder>>> {
         Ok(None)
     }
+
+    /// A decoder of messages, each of which is one record. `None` where the format has none of its
+    /// own: each message is then decoded as a file by itself.
+    fn messages(
+        &self,
+        _schema: &SchemaRef,
+        _spec: &ReadSpec,
+    ) -> Result<Option<Box<dyn MessageDecoder>>> {
+        Ok(None)
+    }
 }
 
 /// A run of bytes of one file or message.
@@ -125,4 +135,23 @@ pub trait Decoder: Send {
     fn is_record(&self, _beginning: &[u8]) -> bool {
         true
     }
+}
+
+/// A record that comes by itself, by its place among others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// Its first byte.
+    pub start: u32,
+    /// Behind its last byte.
+    pub end: u32,
+    /// What [`crate::Reject::offset`] says of it, and [`Decoded::offsets`]: its position, not the
+    /// place of its bytes.
+    pub position: u64,
+}
+
+/// Messages to records: each is one record, good or bad, whatever bytes it holds.
+pub trait MessageDecoder: Send {
+    /// Decodes the messages that lie in `bytes`, in their order, appending to `out`. Nothing is held
+    /// back: all rows are in `out.batches` afterwards.
+    fn decode(&mut self, bytes: &Bytes, messages: &[Message], out: &mut Decoded) -> Result<()>;
 }

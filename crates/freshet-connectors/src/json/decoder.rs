@@ -7,9 +7,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Schema, SchemaRef};
+use bytes::Bytes;
 use freshet_core::contract::{ContractMode, Evolution};
 use freshet_core::error::{Error, Result, ResultExt, code};
-use freshet_core::format::{Chunk, Decoder, ReadSpec};
+use freshet_core::format::{Chunk, Decoder, Message, MessageDecoder, ReadSpec};
 use freshet_core::record::{Decoded, Reject, Rule};
 use freshet_core::types::ColumnType;
 
@@ -42,6 +43,8 @@ pub struct JsonDecoder {
     /// What stands on its line in front of the next chunk: see [`indent`].
     indent: Option<usize>,
     scratch: Vec<u8>,
+    /// Whether the messages at hand are known to be text.
+    all_text: bool,
 }
 
 /// A column that is checked, and kept where it was asked for.
@@ -128,6 +131,7 @@ impl JsonDecoder {
             skipper: None,
             indent: Some(0),
             scratch: Vec::new(),
+            all_text: false,
         })
     }
 
@@ -165,7 +169,7 @@ impl JsonDecoder {
             Err(Refusal::new(Rule::Encoding, "the record is not UTF-8"))
         } else {
             let start = blanks(line, 0);
-            let scanned = if line[start] == b'{' {
+            let scanned = if line.get(start) == Some(&b'{') {
                 self.scan(line, start)
             } else {
                 Err(Wrong::Syntax("an object was expected"))
@@ -422,6 +426,14 @@ impl JsonDecoder {
         Ok(())
     }
 
+    /// Gives all that is held.
+    fn conclude(&mut self, out: &mut Decoded) -> Result<()> {
+        self.flush(out)?;
+        out.evolution.merge(std::mem::take(&mut self.record.widened));
+        out.evolution.added.append(&mut self.record.late);
+        Ok(())
+    }
+
     /// Gives the rows that are held as a batch.
     fn flush(&mut self, out: &mut Decoded) -> Result<()> {
         if self.rows == 0 {
@@ -452,15 +464,41 @@ impl JsonDecoder {
     }
 }
 
+impl MessageDecoder for JsonDecoder {
+    fn decode(&mut self, bytes: &Bytes, messages: &[Message], out: &mut Decoded) -> Result<()> {
+        let mut text = 0;
+        for (index, message) in messages.iter().enumerate() {
+            let (start, end) = (message.start as usize, message.end as usize);
+            if index == text {
+                // Looked at once for all that lie behind each other; one at a time where that fails.
+                let run = run(&messages[index..]);
+                let last = messages[index + run - 1].end as usize;
+                let all = run > 1 && simdutf8::basic::from_utf8(&bytes[start..last]).is_ok();
+                text = index + if all { run } else { 1 };
+                self.all_text = all;
+            }
+            out.lines += 1;
+            let offset = message.position;
+            self.line(&bytes[start..end], self.all_text, offset, out)?;
+        }
+        self.conclude(out)
+    }
+}
+
+/// How many messages lie behind each other with one byte between them, and so form one text where
+/// each is a text and that byte is ASCII.
+fn run(messages: &[Message]) -> usize {
+    let follows = |pair: &[Message]| pair[0].end.checked_add(1) == Some(pair[1].start);
+    1 + messages.windows(2).take_while(|pair| follows(pair)).count()
+}
+
 impl Decoder for JsonDecoder {
     fn decode(&mut self, chunk: &Chunk, out: &mut Decoded) -> Result<usize> {
         let consumed = match self.shape {
             Shape::Lines => self.lines(chunk, out)?,
             Shape::Elements => self.elements(chunk, out)?,
         };
-        self.flush(out)?;
-        out.evolution.merge(std::mem::take(&mut self.record.widened));
-        out.evolution.added.append(&mut self.record.late);
+        self.conclude(out)?;
         Ok(consumed)
     }
 }

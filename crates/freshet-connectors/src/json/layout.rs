@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use freshet_core::contract::{Contract, ContractColumn, ContractMode, SchemaChange, SchemaDiff};
 use freshet_core::error::{Error, Result, code};
-use freshet_core::format::{Decoder, FileHead, ReadSpec, TextLayout};
+use freshet_core::format::{Decoder, FileHead, MessageDecoder, ReadSpec, TextLayout};
 use freshet_core::types::ColumnType;
 
 use super::Shape;
@@ -122,6 +122,14 @@ impl TextLayout for JsonLayout {
 
     fn decoder(&self, schema: &SchemaRef, spec: &ReadSpec) -> Result<Box<dyn Decoder>> {
         Ok(Box::new(JsonDecoder::new(self, schema, spec)?))
+    }
+
+    fn messages(
+        &self,
+        schema: &SchemaRef,
+        spec: &ReadSpec,
+    ) -> Result<Option<Box<dyn MessageDecoder>>> {
+        Ok(Some(Box::new(JsonDecoder::new(self, schema, spec)?)))
     }
 }
 

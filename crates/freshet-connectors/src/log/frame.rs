@@ -14,7 +14,7 @@
 //! | 36 | 2 | whether records have keys (1) |
 //! | 38 | 2 | bytes of the idempotency key's name; 0 where there is none |
 //! | 40 | 4 | frames of the request, over all partitions |
-//! | 44 | 4 | records of the request |
+//! | 44 | 4 | the partition's number |
 //! | 48 | 16 | digest of the request's body |
 //! | 64 | 8 | the offset up to which the partition was durable when the frame was written |
 //! | 72 | | the key's name; for each record where its value ends among the values; with keys, where each record's key ends among the keys (the highest bit says that it has none), then the keys; then the values, each with a line feed behind it |
@@ -33,14 +33,12 @@ const MAGIC: [u8; 4] = *b"FLF1";
 const KEYS: u16 = 1;
 const NO_KEY: u32 = 1 << 31;
 
-/// The idempotency key of the request that a frame belongs to, and the request's extent.
+/// The idempotency key of the request that a frame belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub key: IdempotencyKey,
     /// Frames of the request.
     pub parts: u32,
-    /// Records of the request.
-    pub records: u32,
 }
 
 /// What a frame's header says.
@@ -55,7 +53,7 @@ pub(super) struct Header {
     flags: u16,
     name_len: u16,
     parts: u32,
-    records: u32,
+    pub partition: u32,
     digest: u128,
     /// What lies before this offset was durable when the frame was written.
     pub settled: u64,
@@ -77,7 +75,7 @@ impl Header {
         let name = bytes.get(HEADER..self.stamp_end()).filter(|name| !name.is_empty())?;
         let name = String::from_utf8_lossy(name).into_owned();
         let key = IdempotencyKey { name, digest: self.digest };
-        Some(Stamp { key, parts: self.parts, records: self.records })
+        Some(Stamp { key, parts: self.parts })
     }
 }
 
@@ -92,6 +90,7 @@ pub(super) enum Bad {
 
 /// Appends the frame of these records, of which there is at least one.
 pub(super) fn encode(
+    partition: u32,
     base: u64,
     settled: u64,
     time: i64,
@@ -111,7 +110,7 @@ pub(super) fn encode(
     out.extend_from_slice(&(if keyed { KEYS } else { 0 }).to_le_bytes());
     out.extend_from_slice(&(name.len() as u16).to_le_bytes());
     out.extend_from_slice(&stamp.map_or(1, |stamp| stamp.parts).to_le_bytes());
-    out.extend_from_slice(&stamp.map_or(0, |stamp| stamp.records).to_le_bytes());
+    out.extend_from_slice(&partition.to_le_bytes());
     out.extend_from_slice(&stamp.map_or(0, |stamp| stamp.key.digest).to_le_bytes());
     out.extend_from_slice(&settled.to_le_bytes());
     out.extend_from_slice(name.as_bytes());
@@ -174,7 +173,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Bad> {
         flags: u16::from_le_bytes([head[36], head[37]]),
         name_len: u16::from_le_bytes([head[38], head[39]]),
         parts: word(head, 40),
-        records: word(head, 44),
+        partition: word(head, 44),
         digest: u128::from(long(head, 48)) | u128::from(long(head, 56)) << 64,
         settled: long(head, 64),
     };
@@ -288,7 +287,7 @@ mod tests {
 
     fn stamp(name: &str) -> Stamp {
         let key = IdempotencyKey { name: name.to_owned(), digest: u128::MAX - 7 };
-        Stamp { key, parts: 3, records: 17 }
+        Stamp { key, parts: 3 }
     }
 
     proptest! {
@@ -305,12 +304,13 @@ mod tests {
                 .collect();
             let stamp = name.as_deref().map(stamp);
             let mut bytes = b"before".to_vec();
-            encode(base, base / 2, time, &records, stamp.as_ref(), &mut bytes);
+            encode(5, base, base / 2, time, &records, stamp.as_ref(), &mut bytes);
             prop_assert!(bytes.len() - 6 <= encoded_len(&records, stamp.as_ref()));
             bytes.extend_from_slice(b"behind");
             let bytes = &bytes[6..];
             let header = check(bytes).expect("it is whole");
             prop_assert_eq!((header.base, header.time, header.len), (base, time, bytes.len() - 6));
+            prop_assert_eq!(header.partition, 5);
             prop_assert_eq!(header.next(), base + records.len() as u64);
             prop_assert_eq!(header.stamp(bytes), stamp);
             let read = Records::new(bytes, &header).expect("it is sound");
@@ -329,13 +329,13 @@ mod tests {
         fn no_byte_can_change_or_be_missing_unseen(at: prop::sample::Index, bit in 0..8, cut: bool) {
             let records = [Record::keyed("k", "one"), Record::new("two\n")];
             let mut bytes = Vec::new();
-            encode(7, 5, 9, &records, Some(&stamp("x")), &mut bytes);
+            encode(3, 7, 5, 9, &records, Some(&stamp("x")), &mut bytes);
             let at = at.index(bytes.len());
             if cut {
                 let short = matches!(check(&bytes[..at]), Err(Bad::Short(_)));
                 prop_assert!(short, "{} bytes", at);
             } else {
-                bytes[at] ^= 1 << bit;
+                bytes[at] ^= 1u8 << bit;
                 prop_assert!(check(&bytes).is_err(), "bit {} of byte {}", bit, at);
             }
         }

@@ -38,7 +38,7 @@ impl Keys {
 
     /// A frame was found in a partition; several partitions are read one after the other.
     pub fn found(&mut self, partition: u32, header: &Header, stamp: Stamp) {
-        let Stamp { key, parts, .. } = stamp;
+        let Stamp { key, parts } = stamp;
         let end = header.next();
         if let Some(entry) = self.entries.get_mut(&key.name) {
             let same = entry.digest == key.digest

@@ -4,14 +4,18 @@
 //! One process writes a log and any number read it. What lies where is said in `place`, what the
 //! bytes are in `frame`; what a record means is the format's business.
 
+mod connector;
 mod consumers;
+mod decode;
 mod frame;
 mod keys;
 mod os;
 mod partition;
 mod place;
+mod reader;
 mod segment;
 mod service;
+mod source;
 mod writer;
 
 use std::time::Duration;
@@ -22,6 +26,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use connector::LogConnector;
 pub use consumers::Positions;
 pub use service::EventLog;
 
@@ -146,3 +151,6 @@ pub enum Retention {
     /// It does not.
     Strict,
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,23 +91,22 @@ impl PartitionLog {
                 log.pass_over(index, &mut each)?;
             }
         }
-        // What is there may not be durable yet: nobody is told of it before it is.
-        log.files.sync_file(&last.path).or_code(code::LOG, || message("synchronise"))?;
         let sound = segment::recover(&*log.files, &last, each)?;
-        log.end = sound.end;
-        log.settled = sound.end;
-        log.time = sound.time.unwrap_or(i64::MIN);
-        log.closed = sound.torn;
-        if let Some(last) = log.segments.last_mut() {
-            last.bytes = sound.bytes;
-        }
         if sound.torn {
             tracing::warn!(
                 file = %last.path.display(),
                 offset = sound.end,
-                byte = sound.bytes,
                 "a write that was cut off is left out"
             );
+        }
+        log.end = sound.end;
+        log.settled = sound.settled;
+        log.time = sound.time.unwrap_or(i64::MIN);
+        if !sound.unsettled.is_empty() {
+            // Whether the last write is durable nobody knows: a disk may have lost it, told it to a
+            // process that is no more, and show it all the same. It is written again, elsewhere.
+            log.unsettled.push(sound.unsettled);
+            log.settle().or_code(code::LOG, || message("settle"))?;
         }
         Ok(log)
     }
@@ -120,11 +119,6 @@ impl PartitionLog {
     /// What lies before this offset is durable.
     pub fn settled(&self) -> u64 {
         self.settled
-    }
-
-    /// The offset of the oldest record.
-    pub fn start(&self) -> u64 {
-        self.segments.first().map_or(self.end, |segment| segment.base)
     }
 
     /// Bytes that wait to become durable.
@@ -186,9 +180,13 @@ impl PartitionLog {
         let attempt = self.next_attempt.max(same.map_or(0, |last| last.attempt + 1));
         self.next_attempt = attempt + 1;
         let path = segment::path(&self.dir, base, attempt);
+        // It gets its name when it is durable, because it may replace one that is.
+        let temporary = path.with_extension("tmp");
+        self.forget(&temporary)?;
+        self.files.create(&temporary, &self.unsettled)?;
+        self.files.sync_file(&temporary)?;
         self.replaced.push(path.clone());
-        self.files.create(&path, &self.unsettled)?;
-        self.files.sync_file(&path)?;
+        self.files.rename(&temporary, &path)?;
         self.files.sync_dir(&self.dir)?;
         self.replaced.pop();
         if let Some(same) = self.segments.pop_if(|last| last.base == base) {
@@ -244,11 +242,15 @@ impl PartitionLog {
 
     /// Removes a file, durably; one that is not there is gone.
     fn remove(&self, path: &Path) -> io::Result<()> {
-        match self.files.remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        self.forget(path)?;
         self.files.sync_dir(&self.dir)
+    }
+
+    fn forget(&self, path: &Path) -> io::Result<()> {
+        match self.files.remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// When the first record of a segment arrived.

@@ -70,8 +70,10 @@ pub(super) fn list(files: &dyn FileSystem, dir: &Path) -> io::Result<(Vec<Segmen
 pub(super) struct Sound {
     /// The offset behind its last whole frame.
     pub end: u64,
-    /// Bytes up to there.
-    pub bytes: u64,
+    /// The offset up to which frames say that all was durable before they were written.
+    pub settled: u64,
+    /// The frames from there to the end.
+    pub unsettled: Bytes,
     /// Arrival of the newest record.
     pub time: Option<i64>,
     /// Whether something lies behind.
@@ -90,15 +92,23 @@ pub(super) fn recover(
     let content = files
         .read(&segment.path, 0, len)
         .or_code(code::LOG, || format!("could not read \"{}\"", segment.path.display()))?;
-    let mut sound = Sound { end: segment.base, bytes: 0, time: None, torn: false };
+    let mut sound = Sound {
+        end: segment.base,
+        settled: segment.base,
+        unsettled: Bytes::new(),
+        time: None,
+        torn: false,
+    };
     let mut at = 0;
+    let mut frames = Vec::new();
     while at < content.len() {
         match frame::check(&content[at..]) {
             Ok(header) if header.base == sound.end => {
                 each(&header, &content[at..]);
+                frames.push((header.base, at));
                 at += header.len;
                 sound.end = header.next();
-                sound.bytes = at as u64;
+                sound.settled = sound.settled.max(header.settled);
                 sound.time = Some(header.time);
             }
             _ => {
@@ -110,6 +120,8 @@ pub(super) fn recover(
             }
         }
     }
+    let from = frames.iter().find(|(base, _)| *base >= sound.settled).map_or(at, |(_, at)| *at);
+    sound.unsettled = content.slice(from..at);
     Ok(sound)
 }
 

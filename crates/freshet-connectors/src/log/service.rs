@@ -100,35 +100,9 @@ impl EventLog {
     /// Appends records and waits until they are durable. What their contract says of them is not
     /// looked at here.
     pub async fn append(&self, request: AppendRequest) -> Result<Appended> {
+        let bytes = self.check(&request)?;
         let AppendRequest { records, idempotency, .. } = request;
         let options = &self.options;
-        for (number, record) in records.iter().enumerate() {
-            let most = options.max_record_bytes.0;
-            let key = record.key.as_ref().map_or(0, bytes::Bytes::len);
-            for (what, bytes) in [("record", record.value.len()), ("the key of record", key)] {
-                if bytes as u64 > most {
-                    return Err(too_large(
-                        &format!("{what} {number}"),
-                        bytes,
-                        "max_record_bytes",
-                        most,
-                    ));
-                }
-            }
-        }
-        let bytes = request_len(&records);
-        if bytes as u64 > options.max_batch_bytes.0 {
-            let most = options.max_batch_bytes.0;
-            return Err(too_large("the request", bytes, "max_batch_bytes", most));
-        }
-        if let Some(key) = &idempotency
-            && (key.name.is_empty() || key.name.len() > MAX_KEY)
-        {
-            return Err(Error::new(
-                code::LIMIT,
-                format!("an idempotency key has 1 to {MAX_KEY} bytes, not {}", key.name.len()),
-            ));
-        }
         if records.is_empty() {
             let positions = BTreeMap::new();
             return Ok(Appended { kept: true, positions, ..Appended::default() });
@@ -157,6 +131,40 @@ impl EventLog {
         answered.await.map_err(|_| {
             Error::new(code::LOG, self.place.message("write")).caused_by("its writer has stopped")
         })?
+    }
+
+    /// Whether a request keeps the limits; its bytes.
+    pub(super) fn check(&self, request: &AppendRequest) -> Result<usize> {
+        let AppendRequest { records, idempotency, .. } = request;
+        let options = &self.options;
+        for (number, record) in records.iter().enumerate() {
+            let most = options.max_record_bytes.0;
+            let key = record.key.as_ref().map_or(0, bytes::Bytes::len);
+            for (what, bytes) in [("record", record.value.len()), ("the key of record", key)] {
+                if bytes as u64 > most {
+                    return Err(too_large(
+                        &format!("{what} {number}"),
+                        bytes,
+                        "max_record_bytes",
+                        most,
+                    ));
+                }
+            }
+        }
+        let bytes = request_len(records);
+        if bytes as u64 > options.max_batch_bytes.0 {
+            let most = options.max_batch_bytes.0;
+            return Err(too_large("the request", bytes, "max_batch_bytes", most));
+        }
+        if let Some(key) = idempotency
+            && (key.name.is_empty() || key.name.len() > MAX_KEY)
+        {
+            return Err(Error::new(
+                code::LIMIT,
+                format!("an idempotency key has 1 to {MAX_KEY} bytes, not {}", key.name.len()),
+            ));
+        }
+        Ok(bytes)
     }
 
     /// Makes durable that the consumer `name` needs nothing before `positions`.

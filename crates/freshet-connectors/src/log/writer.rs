@@ -166,11 +166,6 @@ impl Writer {
         Ok(())
     }
 
-    /// The offsets of the oldest record and behind the newest one, for each partition.
-    pub fn extents(&self) -> Vec<(u64, u64)> {
-        self.partitions.iter().map(|partition| (partition.start(), partition.settled())).collect()
-    }
-
     fn begin_group(&mut self, now: i64) {
         let scratch = &mut self.scratch;
         scratch.frames.resize_with(self.partitions.len(), Vec::new);
@@ -207,8 +202,7 @@ impl Writer {
         };
         let known = self.keys.known(&key)?.cloned().unwrap_or_default();
         let repeated = self.keys.is_whole(&key.name);
-        let records = parts.values().map(Vec::len).sum::<usize>() as u32;
-        let stamp = Stamp { key, parts: parts.len() as u32, records };
+        let stamp = Stamp { key, parts: parts.len() as u32 };
         let mut ends = known;
         for (number, records) in parts {
             if repeated || ends.contains_key(&number) {
@@ -277,7 +271,7 @@ impl Scratch {
     fn append(&mut self, index: usize, records: &[Record], stamp: Option<&Stamp>) -> u64 {
         let base = self.ends[index];
         let (settled, time) = (self.settled[index], self.times[index]);
-        frame::encode(base, settled, time, records, stamp, &mut self.frames[index]);
+        frame::encode(index as u32, base, settled, time, records, stamp, &mut self.frames[index]);
         self.ends[index] += records.len() as u64;
         self.ends[index]
     }

@@ -1,0 +1,156 @@
+//! A log as a source without an end, and as something that records are pushed to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use freshet_core::error::{Error, Result, code};
+use freshet_core::format::{Message, MessageDecoder, ReadSpec};
+use freshet_core::ingest::{AppendRequest, Appended, Ingest, Record};
+use freshet_core::record::{Decoded, Reject};
+use freshet_core::source::Position;
+use freshet_core::stream::{BlockDecoder, Fetcher, Partition, StreamSource};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::LogOptions;
+use super::consumers;
+use super::decode::LogDecoder;
+use super::place::Place;
+use super::reader::{LogFetcher, blocking};
+use super::service::EventLog;
+use super::writer::Settled;
+use crate::messages::MessageFormat;
+
+/// A log that is read.
+#[derive(Debug)]
+pub(super) struct LogSource {
+    pub place: Place,
+    pub options: LogOptions,
+    pub format: MessageFormat,
+    pub schema: SchemaRef,
+    pub told: watch::Sender<Option<Settled>>,
+}
+
+#[async_trait]
+impl StreamSource for LogSource {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    async fn partitions(&self) -> Result<Vec<Partition>> {
+        Ok((0..self.place.partitions).map(|number| Partition(number.to_string())).collect())
+    }
+
+    async fn fetcher(&self) -> Result<Box<dyn Fetcher>> {
+        let poll = self.options.poll_interval.0;
+        Ok(Box::new(LogFetcher::new(self.place.clone(), self.told.subscribe(), poll)))
+    }
+
+    fn decoder(&self, projection: &[usize]) -> Result<Box<dyn BlockDecoder>> {
+        let most = self.options.max_record_bytes.as_usize();
+        Ok(Box::new(LogDecoder::new(&self.format, &self.schema, projection, most)?))
+    }
+
+    async fn publish(&self, positions: &BTreeMap<Partition, Position>) -> Result<()> {
+        let (place, name) = (self.place.clone(), self.options.consumer.clone());
+        let positions = positions.clone();
+        blocking(move || consumers::commit(&place, &name, &positions)).await
+    }
+}
+
+/// A log that is pushed to.
+pub(super) struct LogIngest {
+    pub log: Arc<EventLog>,
+    pub format: MessageFormat,
+    pub max_record_bytes: usize,
+    /// Decoders that wait for the next request.
+    pub idle: Arc<Mutex<Vec<Box<dyn MessageDecoder>>>>,
+}
+
+/// Requests up to this size are looked at where they arrive, larger ones on a thread of their own.
+const SMALL: usize = 64 << 10;
+/// Decoders that are kept.
+const IDLE: usize = 16;
+
+#[async_trait]
+impl Ingest for LogIngest {
+    async fn append(&self, request: AppendRequest) -> Result<Appended> {
+        self.log.check(&request)?;
+        let strict = request.strict;
+        let records = request.records.len() as u64;
+        let bytes: usize = request.records.iter().map(|record| record.value.len()).sum();
+        let (rejects, request) = if bytes <= SMALL {
+            (self.look_at(&request.records)?, request)
+        } else {
+            let looking = Self {
+                log: Arc::clone(&self.log),
+                format: self.format.clone(),
+                max_record_bytes: self.max_record_bytes,
+                idle: Arc::clone(&self.idle),
+            };
+            blocking(move || Ok((looking.look_at(&request.records)?, request))).await?
+        };
+        let accepted = records - rejects.len() as u64;
+        if strict && !rejects.is_empty() {
+            return Ok(Appended { kept: false, accepted, rejects, ..Appended::default() });
+        }
+        let appended = self.log.append(request).await?;
+        Ok(Appended { accepted, rejects, ..appended })
+    }
+}
+
+impl LogIngest {
+    /// What the contract says of records: those that it does not accept, by their numbers.
+    fn look_at(&self, records: &[Record]) -> Result<Vec<Reject>> {
+        let idle = self.idle.lock().pop();
+        let mut decoder = match idle {
+            Some(decoder) => decoder,
+            None => self.format.decoder(&ReadSpec {
+                max_record_bytes: self.max_record_bytes,
+                ..ReadSpec::default()
+            })?,
+        };
+        let mut decoded = Decoded::default();
+        let mut messages = Vec::with_capacity(records.len());
+        let bytes = match records {
+            [record] => {
+                messages.push(message(0, record.value.len(), 0)?);
+                record.value.clone()
+            }
+            _ => {
+                let len = records.iter().map(|record| record.value.len() + 1).sum();
+                let mut bytes = BytesMut::with_capacity(len);
+                for (number, record) in records.iter().enumerate() {
+                    messages.push(message(bytes.len(), record.value.len(), number)?);
+                    bytes.extend_from_slice(&record.value);
+                    bytes.extend_from_slice(b"\n");
+                }
+                Bytes::from(bytes)
+            }
+        };
+        // Where the contract freezes, a bad record is an error here, and nothing is kept.
+        decoder.decode(&bytes, &messages, &mut decoded)?;
+        let mut idle = self.idle.lock();
+        if idle.len() < IDLE {
+            idle.push(decoder);
+        }
+        Ok(decoded.rejects)
+    }
+}
+
+fn message(start: usize, len: usize, number: usize) -> Result<Message> {
+    let place = |at: usize| {
+        u32::try_from(at).map_err(|_| Error::new(code::LIMIT, "a request has 4 GiB or more"))
+    };
+    Ok(Message { start: place(start)?, end: place(start + len)?, position: number as u64 })
+}
+
+impl fmt::Debug for LogIngest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogIngest").field("log", &self.log).finish_non_exhaustive()
+    }
+}
