@@ -9,6 +9,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use freshet_core::source::Interval;
 
+use crate::generate::nexmark::NexmarkOptions;
 use crate::generate::pos::PosOptions;
 use crate::ui::ColorChoice;
 
@@ -430,6 +431,8 @@ pub struct GenerateArgs {
 pub enum GenerateCommand {
     /// Daily sales of a retail chain, with the dirt of real data and a record of all of it
     Pos(PosOptions),
+    /// Events of the Nexmark suite: persons, auctions and bids of an online auction
+    Nexmark(NexmarkOptions),
 }
 
 /// `freshet lake`

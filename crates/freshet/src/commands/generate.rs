@@ -1,14 +1,16 @@
 //! `freshet generate`: made-up data, and what is in it.
 
 use std::io::Write;
+use std::path::Path;
 
 use freshet_core::Error;
 use freshet_core::error::code;
+use serde::Serialize;
 
 use crate::cli::{GenerateArgs, GenerateCommand};
-use crate::exit::{CommandResult, Outcome};
-use crate::format::{bytes, count};
-use crate::generate::pos;
+use crate::exit::{CommandResult, Failure, Outcome};
+use crate::format::{bytes, count, counted};
+use crate::generate::{nexmark, pos};
 use crate::progress::spinner;
 use crate::ui::Ui;
 
@@ -19,33 +21,92 @@ pub fn run(args: &GenerateArgs, ui: &Ui) -> CommandResult {
             let bar = spinner(ui, &format!("making {} records", count(options.rows)));
             let summary = pos::run(options);
             bar.finish_and_clear();
-            let summary = summary.map_err(|error| {
-                Error::new(code::IO, format!("could not make data: {error}"))
-                    .caused_by(error.into_boxed_dyn_error())
+            let summary = summary.map_err(failure)?;
+            report(ui, Some(&options.out), &summary, |out, folder| {
+                print_pos(out, &summary, folder)
             })?;
-            let mut out = std::io::stdout().lock();
-            if ui.json {
-                let json = serde_json::to_string(&summary)
-                    .map_err(|error| Error::internal("a summary is no JSON").caused_by(error))?;
-                writeln!(out, "{json}")?;
-            } else if !ui.quiet {
-                print_summary(&mut out, &summary, &options.out)?;
+        }
+        GenerateCommand::Nexmark(options) => {
+            // A spinner would write between the lines of a terminal that shows the data.
+            let bar = options
+                .out
+                .is_some()
+                .then(|| spinner(ui, &format!("making {} events", count(options.events.events))));
+            let summary = nexmark::run(options);
+            if let Some(bar) = bar {
+                bar.finish_and_clear();
             }
+            let summary = summary.map_err(failure)?;
+            report(ui, options.out.as_deref(), &summary, |out, folder| {
+                print_nexmark(out, &summary, folder)
+            })?;
         }
     }
     Ok(Outcome::Done)
 }
 
-fn print_summary(
+/// A reader of standard output that went away is no fault; everything else is one.
+fn failure(error: anyhow::Error) -> Failure {
+    match error.downcast_ref::<std::io::Error>() {
+        Some(io) if io.kind() == std::io::ErrorKind::BrokenPipe => {
+            Failure::Output(std::io::ErrorKind::BrokenPipe.into())
+        }
+        _ => Error::new(code::IO, format!("could not make data: {error}"))
+            .caused_by(error.into_boxed_dyn_error())
+            .into(),
+    }
+}
+
+/// Prints what was made, where the data itself did not go to standard output.
+fn report<T: Serialize>(
+    ui: &Ui,
+    folder: Option<&Path>,
+    summary: &T,
+    print: impl FnOnce(&mut dyn Write, &Path) -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    let Some(folder) = folder else { return Ok(()) };
+    let mut out = std::io::stdout().lock();
+    if ui.json {
+        let json = serde_json::to_string(summary)
+            .map_err(|error| Error::internal("a summary is no JSON").caused_by(error))?;
+        writeln!(out, "{json}")?;
+    } else if !ui.quiet {
+        print(&mut out, folder)?;
+    }
+    Ok(())
+}
+
+fn print_nexmark(
     out: &mut dyn Write,
-    summary: &pos::PosSummary,
-    folder: &std::path::Path,
+    summary: &nexmark::NexmarkSummary,
+    folder: &Path,
 ) -> std::io::Result<()> {
+    let total = &summary.total;
+    writeln!(
+        out,
+        "{} in {} in {}",
+        bytes(total.bytes),
+        counted(summary.partitions.len() as u64, "file"),
+        folder.display()
+    )?;
+    writeln!(
+        out,
+        "  events {} = {} persons + {} auctions + {} bids",
+        count(total.events),
+        count(total.persons),
+        count(total.auctions),
+        count(total.bids)
+    )?;
+    writeln!(out, "  event time {} to {}", summary.first, summary.last)?;
+    writeln!(out, "  truth.json holds the counts by partition")
+}
+
+fn print_pos(out: &mut dyn Write, summary: &pos::PosSummary, folder: &Path) -> std::io::Result<()> {
     writeln!(
         out,
         "{} in {} in {}",
         bytes(summary.bytes),
-        crate::format::counted(summary.files.len() as u64, "file"),
+        counted(summary.files.len() as u64, "file"),
         folder.display()
     )?;
     writeln!(

@@ -3,5 +3,8 @@
 //! Knows nothing of projects or engines: it writes files. What it writes is a pure function of its
 //! options, so that tests and benchmarks on different machines speak of the same bytes.
 
+mod files;
+pub mod nexmark;
 pub mod pos;
 mod rng;
+mod text;

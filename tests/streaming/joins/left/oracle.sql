@@ -1,0 +1,2 @@
+SELECT order_id, amount, (SELECT name FROM customers WHERE id = customer_id) AS name
+FROM orders

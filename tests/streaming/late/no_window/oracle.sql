@@ -1,0 +1,1 @@
+SELECT id, ts FROM trades WHERE qty IS NOT NULL

@@ -1,0 +1,3 @@
+-- Nexmark q0: pass through.
+-- result: append
+SELECT auction, bidder, price, `dateTime`, extra FROM bid

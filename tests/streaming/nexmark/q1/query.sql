@@ -1,0 +1,9 @@
+-- Nexmark q1: currency conversion.
+-- result: append
+SELECT
+    auction,
+    bidder,
+    0.908 * price AS price,
+    `dateTime`,
+    extra
+FROM bid

@@ -1,0 +1,2 @@
+SELECT count(*) AS orders, sum(amount) AS amount, count(DISTINCT order_id) AS ids, min(ts) AS first
+FROM orders

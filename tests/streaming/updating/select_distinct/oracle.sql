@@ -1,0 +1,1 @@
+SELECT customer, country, status FROM orders GROUP BY ALL

@@ -1,0 +1,11 @@
+WITH windows AS (
+    SELECT start, start + INTERVAL '5 minutes' AS "end"
+    FROM (SELECT unnest(generate_series(
+        TIMESTAMP '2025-12-31 23:00:00', TIMESTAMP '2026-01-01 02:00:00', INTERVAL '1 minute'
+    )) AS start)
+)
+SELECT
+    start AS window_start, "end" AS window_end,
+    count(DISTINCT symbol) AS symbols, count(DISTINCT price) AS prices, count(price) AS priced
+FROM windows JOIN trades ON ts >= start AND ts < "end"
+GROUP BY start, "end"

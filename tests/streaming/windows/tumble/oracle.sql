@@ -1,0 +1,12 @@
+WITH windows AS (
+    SELECT start, start + INTERVAL '1 minute' AS "end"
+    FROM (SELECT unnest(generate_series(
+        TIMESTAMP '2025-12-31 23:00:00', TIMESTAMP '2026-01-01 02:00:00', INTERVAL '1 minute'
+    )) AS start)
+)
+SELECT
+    symbol, start AS window_start, "end" AS window_end,
+    count(*) AS trades, count(price) AS priced, sum(qty) AS qty, min(price) AS low,
+    max(price) AS high, avg(CAST(qty AS DOUBLE)) AS mean_qty
+FROM windows JOIN trades ON ts >= start AND ts < "end"
+GROUP BY symbol, start, "end"

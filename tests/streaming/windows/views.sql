@@ -1,0 +1,11 @@
+-- What a window gives has a time of its own: `window_time`, a millisecond before its end.
+CREATE VIEW minutes AS
+SELECT
+    symbol,
+    window_start,
+    window_end,
+    window_time AS rowtime,
+    COUNT(*) AS trades,
+    SUM(price) AS turnover
+FROM TABLE(TUMBLE(TABLE trades, DESCRIPTOR(ts), INTERVAL '1' MINUTE))
+GROUP BY symbol, window_start, window_end, window_time;
