@@ -222,6 +222,11 @@ impl Engine {
                 None => Ok(()),
             };
         }
+        if self.is_only_streamed(table)? {
+            let schema = self.stream_source(table)?.schema();
+            let empty = Arc::new(EmptyTable::new(schema));
+            return session::register(context, &table.source, &table.table, empty);
+        }
         let source = self.source(table, None).await?;
         // Without splits, planning reads nothing and gives the columns of the contract; with some,
         // it reads their heads.

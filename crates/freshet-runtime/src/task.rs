@@ -450,25 +450,21 @@ impl Task {
     }
 
     fn on_merged(&mut self, merged: Merged) -> Result<()> {
-        match merged {
-            Merged::Same => Ok(()),
-            Merged::Watermark(watermark) => {
-                self.unflushed = None;
-                let watermark = self.chain.on_watermark(watermark, &mut self.outputs)?;
-                if watermark > self.watermark {
-                    self.watermark = watermark;
-                    if let Some(sink) = &mut self.outputs.sink {
-                        sink.on_watermark(watermark)?;
-                    }
-                    self.outputs.broadcast(&Element::Watermark(watermark));
+        if let Some(watermark) = merged.watermark {
+            self.unflushed = None;
+            let watermark = self.chain.on_watermark(watermark, &mut self.outputs)?;
+            if watermark > self.watermark {
+                self.watermark = watermark;
+                if let Some(sink) = &mut self.outputs.sink {
+                    sink.on_watermark(watermark)?;
                 }
-                Ok(())
-            }
-            Merged::Idle => {
-                self.outputs.broadcast(&Element::Idle);
-                Ok(())
+                self.outputs.broadcast(&Element::Watermark(watermark));
             }
         }
+        if merged.is_idle {
+            self.outputs.broadcast(&Element::Idle);
+        }
+        Ok(())
     }
 
     fn on_barrier(&mut self, barrier: Barrier, positions: Vec<SplitPosition>) -> Result<()> {
@@ -522,14 +518,12 @@ impl Task {
         }
         match source.feed.next(now)? {
             Fed::Rows { split, rows, dead } => {
-                let mut merged = Merged::Same;
+                let mut merged = Merged::SAME;
                 if let Some(watermarks) = &mut source.watermarks {
                     watermarks.extend(split + 1, now);
                     for rows in &rows {
-                        match watermarks.observe(split, rows.batch(), now)? {
-                            Merged::Same => {}
-                            later => merged = later,
-                        }
+                        let later = watermarks.observe(split, rows.batch(), now)?;
+                        merged = merged.then(later);
                     }
                 }
                 if let Some(dead) = dead {
@@ -547,15 +541,15 @@ impl Task {
             Fed::Nothing => {
                 let merged = match &mut source.watermarks {
                     Some(watermarks) => watermarks.tick(now),
-                    None => Merged::Same,
+                    None => Merged::SAME,
                 };
                 self.on_merged(merged)?;
-                Ok(merged != Merged::Same)
+                Ok(merged != Merged::SAME)
             }
             Fed::End if source.exhausted => Ok(false),
             Fed::End => {
                 source.exhausted = true;
-                self.on_merged(Merged::Watermark(EventTime::MAX))?;
+                self.on_merged(EventTime::MAX.into())?;
                 self.reporter.report(Report::Exhausted(self.id));
                 Ok(true)
             }

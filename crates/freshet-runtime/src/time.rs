@@ -18,15 +18,30 @@ struct Input {
     idle: bool,
 }
 
-/// What the inputs say together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Merged {
-    /// Nothing that was not known before.
-    Same,
+/// What the inputs say together that was not known before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Merged {
     /// Event time has come this far.
-    Watermark(EventTime),
-    /// All inputs are idle: whoever listens should not wait for this one.
-    Idle,
+    pub watermark: Option<EventTime>,
+    /// All inputs are idle now: whoever listens should not wait for this one.
+    pub is_idle: bool,
+}
+
+impl Merged {
+    /// Nothing.
+    pub const SAME: Self = Self { watermark: None, is_idle: false };
+
+    /// This, and what was said after it.
+    #[must_use]
+    pub fn then(self, later: Self) -> Self {
+        Self { watermark: later.watermark.or(self.watermark), is_idle: later.is_idle }
+    }
+}
+
+impl From<EventTime> for Merged {
+    fn from(watermark: EventTime) -> Self {
+        Self { watermark: Some(watermark), is_idle: false }
+    }
 }
 
 impl WatermarkMerge {
@@ -64,25 +79,32 @@ impl WatermarkMerge {
         self.inputs[input].idle = false;
     }
 
-    /// An input has had nothing for a while: nobody waits for it.
+    /// An input has had nothing for a while: nobody waits for it. Once all are idle, time has come
+    /// as far as the one that came furthest says, whichever was idle first; as in Flink.
     pub fn idle(&mut self, input: usize) -> Merged {
         if std::mem::replace(&mut self.inputs[input].idle, true) {
-            return Merged::Same;
+            return Merged::SAME;
         }
-        match self.merge() {
-            Merged::Same if self.inputs.iter().all(|input| input.idle) => Merged::Idle,
-            other => other,
+        let is_idle = self.inputs.iter().all(|input| input.idle);
+        if !is_idle {
+            return self.merge();
         }
+        let furthest = self.inputs.iter().map(|input| input.watermark).max();
+        Merged { is_idle, ..self.reach(furthest) }
     }
 
     fn merge(&mut self) -> Merged {
         let active = self.inputs.iter().filter(|input| !input.idle);
-        match active.map(|input| input.watermark).min() {
-            Some(least) if least > self.combined => {
-                self.combined = least;
-                Merged::Watermark(least)
+        self.reach(active.map(|input| input.watermark).min())
+    }
+
+    fn reach(&mut self, time: Option<EventTime>) -> Merged {
+        match time {
+            Some(time) if time > self.combined => {
+                self.combined = time;
+                Merged::from(time)
             }
-            _ => Merged::Same,
+            _ => Merged::SAME,
         }
     }
 }
@@ -94,22 +116,32 @@ mod tests {
     #[test]
     fn the_slowest_active_input_decides() {
         let mut merge = WatermarkMerge::new(2);
-        assert_eq!(merge.advance(0, EventTime(10)), Merged::Same);
-        assert_eq!(merge.advance(1, EventTime(4)), Merged::Watermark(EventTime(4)));
-        assert_eq!(merge.advance(1, EventTime(12)), Merged::Watermark(EventTime(10)));
-        assert_eq!(merge.advance(1, EventTime(3)), Merged::Same, "it does not go back");
+        assert_eq!(merge.advance(0, EventTime(10)), Merged::SAME);
+        assert_eq!(merge.advance(1, EventTime(4)), EventTime(4).into());
+        assert_eq!(merge.advance(1, EventTime(12)), EventTime(10).into());
+        assert_eq!(merge.advance(1, EventTime(3)), Merged::SAME, "it does not go back");
     }
 
     #[test]
     fn nobody_waits_for_an_idle_input() {
         let mut merge = WatermarkMerge::new(2);
         merge.advance(0, EventTime(10));
-        assert_eq!(merge.idle(1), Merged::Watermark(EventTime(10)));
-        assert_eq!(merge.advance(1, EventTime(5)), Merged::Same, "one that comes back is behind");
-        assert_eq!(merge.advance(0, EventTime(20)), Merged::Same);
-        assert_eq!(merge.advance(1, EventTime(15)), Merged::Watermark(EventTime(15)));
-        assert_eq!(merge.idle(0), Merged::Same);
-        assert_eq!(merge.idle(1), Merged::Idle);
-        assert_eq!(merge.idle(1), Merged::Same, "said once");
+        assert_eq!(merge.idle(1), EventTime(10).into());
+        assert_eq!(merge.advance(1, EventTime(5)), Merged::SAME, "one that comes back is behind");
+        assert_eq!(merge.advance(0, EventTime(20)), Merged::SAME);
+        assert_eq!(merge.advance(1, EventTime(15)), EventTime(15).into());
+        assert_eq!(merge.idle(0), Merged::SAME);
+    }
+
+    #[test]
+    fn when_all_are_idle_the_furthest_decides() {
+        for order in [[0, 1], [1, 0]] {
+            let mut merge = WatermarkMerge::new(2);
+            merge.advance(0, EventTime(20));
+            merge.advance(1, EventTime(15));
+            let said = merge.idle(order[0]).then(merge.idle(order[1]));
+            assert_eq!(said, Merged { watermark: Some(EventTime(20)), is_idle: true }, "{order:?}");
+            assert_eq!(merge.idle(order[0]), Merged::SAME, "said once");
+        }
     }
 }

@@ -85,6 +85,10 @@ pub enum Command {
     Check(DirArgs),
     /// Reads what is new, builds the models in order, checks and publishes them
     Run(RunArgs),
+    /// Runs the streaming models until it is stopped
+    Up(UpArgs),
+    /// Pushes records into a source's log: lines of a file or of standard input
+    Ingest(IngestArgs),
     /// Runs the checks on what is published, and the unit tests
     Test(TestArgs),
     /// Queries the tables: one query, a file, or a prompt
@@ -162,6 +166,39 @@ pub struct RunArgs {
     /// Models at once, and threads of a query [default: one a core]
     #[arg(long, short, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
+}
+
+/// `freshet up`
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// The project folder [default: the current one]
+    #[command(flatten)]
+    pub dir: DirArgs,
+    /// Which models.
+    #[command(flatten)]
+    pub nodes: SelectArgs,
+    /// Threads of each job [default: one a core]
+    #[arg(long, short, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+    /// Between two checkpoints
+    #[arg(long, value_name = "SPAN", default_value = "1s")]
+    pub checkpoint_interval: freshet_core::config::HumanDuration,
+    /// Between two commits of a table
+    #[arg(long, value_name = "SPAN", default_value = "60s")]
+    pub commit_interval: freshet_core::config::HumanDuration,
+}
+
+/// `freshet ingest`
+#[derive(Debug, Args)]
+pub struct IngestArgs {
+    /// The table of a source, `source.table`
+    pub source: String,
+    /// A file, a record a line [default: standard input]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Keeps nothing unless the contract accepts every record that is pushed at once
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// `freshet test`

@@ -93,6 +93,7 @@ fn project_dir(cli: &Cli) -> PathBuf {
     let positional = match &cli.command {
         Command::Check(args) => args.dir.as_ref(),
         Command::Run(args) => args.dir.dir.as_ref(),
+        Command::Up(args) => args.dir.dir.as_ref(),
         Command::Test(args) => args.dir.dir.as_ref(),
         Command::Ls(args) => args.dir.dir.as_ref(),
         Command::Clean(args) => args.dir.dir.as_ref(),
@@ -112,6 +113,8 @@ fn dispatch(cli: &Cli, dir: &Path, ui: &Ui) -> CommandResult {
         Command::Init(args) => commands::init::run(args, ui),
         Command::Check(_) => commands::check::run(&place, ui),
         Command::Run(args) => commands::run::run(args, &place, ui),
+        Command::Up(args) => commands::up::run(args, &place, ui),
+        Command::Ingest(args) => commands::ingest::run(args, &place, ui),
         Command::Test(args) => commands::test::run(args, &place, ui),
         Command::Sql(args) => commands::sql::run(args, &place, ui),
         Command::Ls(args) => commands::ls::run(args, &place, ui),

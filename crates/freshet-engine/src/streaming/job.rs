@@ -12,11 +12,12 @@ use datafusion::logical_expr::{Expr, LogicalPlan, cast as cast_expr};
 use datafusion::prelude::SessionContext;
 use freshet_core::clock::Clock;
 use freshet_core::error::code;
-use freshet_core::registry::SourceSpec;
+use freshet_core::ingest::Ingest;
+use freshet_core::registry::{Connector, ConnectorContext, Role, SourceSpec};
 use freshet_core::rows::arrow_error;
 use freshet_core::scalar::ScalarExpr;
 use freshet_core::stream::{Start, StreamSource};
-use freshet_core::{Error, Location, ModelId, Result};
+use freshet_core::{Error, Location, ModelId, Result, SourceId};
 use freshet_project::{Materialized, Node, OnSchemaChange, RenderContext, SourceTable};
 use freshet_runtime::exchange::Partitioning;
 use freshet_runtime::executor::Io;
@@ -177,10 +178,36 @@ impl Engine {
         })
     }
 
-    fn stream_source(&self, table: &SourceTable) -> Result<Arc<dyn StreamSource>> {
+    pub(crate) fn stream_source(&self, table: &SourceTable) -> Result<Arc<dyn StreamSource>> {
+        let (connector, spec, context) = self.connector_of(table)?;
+        connector
+            .stream(&table.options, spec, &context)
+            .map_err(|error| error.at(table.location.clone()))
+    }
+
+    /// What records of a source are pushed to.
+    pub fn ingest(&self, id: &SourceId) -> Result<Arc<dyn Ingest>> {
+        let table = self.source_table(id)?;
+        let (connector, spec, context) = self.connector_of(table)?;
+        connector
+            .ingest(&table.options, spec, &context)
+            .map_err(|error| error.at(table.location.clone()))
+    }
+
+    /// Whether a source can be read as a stream alone.
+    pub(crate) fn is_only_streamed(&self, table: &SourceTable) -> Result<bool> {
+        let (connector, ..) = self.connector_of(table)?;
+        let roles = connector.info().roles;
+        Ok(roles.contains(&Role::Stream) && !roles.contains(&Role::Source))
+    }
+
+    fn connector_of(
+        &self,
+        table: &SourceTable,
+    ) -> Result<(&Arc<dyn Connector>, SourceSpec, ConnectorContext)> {
+        let at = |error: Error| error.at(table.location.clone());
         let name = table.connector.as_deref().ok_or_else(|| {
-            Error::new(code::SOURCE, format!("source \"{}\" has no connector", table.id))
-                .at(table.location.clone())
+            at(Error::new(code::SOURCE, format!("source \"{}\" has no connector", table.id)))
         })?;
         let spec = SourceSpec {
             name: table.id.to_string(),
@@ -189,10 +216,7 @@ impl Engine {
             settle: table.settle,
         };
         let context = self.connector_context(table.connection.as_deref())?;
-        self.registry()
-            .get(name)
-            .and_then(|connector| connector.stream(&table.options, spec, &context))
-            .map_err(|error| error.at(table.location.clone()))
+        Ok((self.registry().get(name).map_err(at)?, spec, context))
     }
 
     /// A stage that carries the dead letters of all sources into their table.

@@ -109,7 +109,7 @@ impl Watermarks {
         self.seen[split] = Some(now);
         self.merge.activate(split);
         if batch.num_rows() == 0 {
-            return Ok(Merged::Same);
+            return Ok(Merged::SAME);
         }
         let times = self.spec.expr.evaluate(batch)?;
         if *times.data_type() != DataType::Timestamp(TimeUnit::Microsecond, None) {
@@ -117,22 +117,18 @@ impl Watermarks {
         }
         Ok(match max(times.as_primitive::<TimestampMicrosecondType>()) {
             Some(latest) => self.merge.advance(split, EventTime(latest)),
-            None => Merged::Same,
+            None => Merged::SAME,
         })
     }
 
     /// The time of day is `now`: splits without rows may have become idle.
     pub(crate) fn tick(&mut self, now: i64) -> Merged {
-        let Some(idle_after) = self.spec.idle_after else { return Merged::Same };
-        let mut told = Merged::Same;
+        let Some(idle_after) = self.spec.idle_after else { return Merged::SAME };
+        let mut told = Merged::SAME;
         for (split, seen) in self.seen.iter_mut().enumerate() {
             if seen.is_some_and(|seen| seen + idle_after <= now) {
                 *seen = None;
-                // A later word of the same pass says more: time only goes on.
-                match self.merge.idle(split) {
-                    Merged::Same => {}
-                    merged => told = merged,
-                }
+                told = told.then(self.merge.idle(split));
             }
         }
         told

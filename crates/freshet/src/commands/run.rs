@@ -111,7 +111,7 @@ async fn cancel_on_signal(cancel: CancellationToken) {
     std::process::exit(130);
 }
 
-async fn wait_for_signal() {
+pub(super) async fn wait_for_signal() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
