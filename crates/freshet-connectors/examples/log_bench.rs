@@ -1,7 +1,7 @@
 //! How fast the embedded log takes records and gives them back: senders push requests of 100 records
 //! of 340 bytes and wait until they are durable; then one reader fetches and decodes all.
 //!
-//! `cargo run --release -p freshet-connectors --example log_bench [REQUESTS] [SENDERS] [FOLDER]`
+//! `cargo run --release -p freshet-connectors --example log_bench [REQUESTS] [SENDERS] [FOLDER] [PARTITIONS]`
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,7 +54,9 @@ async fn main() {
     };
     let registry = registry();
     let connector = registry.get("log").expect("it is there");
-    let options = serde_json::json!({});
+    let partitions =
+        arguments.next().and_then(|argument| argument.parse::<u32>().ok()).unwrap_or(4);
+    let options = serde_json::json!({"partitions": partitions});
     let log = connector.ingest(&options, spec.clone(), &context).expect("the log opens");
     let source = connector.stream(&options, spec, &context).expect("the log opens");
 
