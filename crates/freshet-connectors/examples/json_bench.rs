@@ -72,8 +72,7 @@ fn flat(bytes: usize) -> String {
 fn nested(bytes: usize) -> String {
     let mut text = String::new();
     for line in flat(bytes - bytes / 5).lines() {
-        let bid = line.replace("\"dateTime\"", "\"dateTime\"");
-        writeln!(text, "{{\"event_type\":2,\"person\":null,\"auction\":null,\"bid\":{bid},\"dateTime\":\"2026-11-23 01:02:03.004\"}}")
+        writeln!(text, "{{\"event_type\":2,\"person\":null,\"auction\":null,\"bid\":{line},\"dateTime\":\"2026-11-23 01:02:03.004\"}}")
             .expect("a string takes all");
     }
     text

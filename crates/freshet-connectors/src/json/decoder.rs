@@ -1,7 +1,7 @@
 //! Objects to Arrow batches.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
@@ -16,7 +16,7 @@ use freshet_core::types::ColumnType;
 
 use super::Shape;
 use super::layout::{JsonLayout, MAX_FIELDS};
-use super::parse::{Kind, Value, Wrong, blanks, key_text, object, unescape};
+use super::parse::{Fields, Kind, Value, Wrong, blanks, key_text, object, unescape};
 use super::skip::Skipper;
 use crate::values::{Column, Fault, Rules};
 
@@ -38,6 +38,8 @@ pub struct JsonDecoder {
     offsets: Option<Vec<i64>>,
     rows: usize,
     record: Record,
+    /// The fields of the objects before, in their order: it is mostly the same.
+    order: Vec<Expected>,
     /// A broken element whose end has not been seen.
     skipper: Option<Skipper>,
     /// What stands on its line in front of the next chunk: see [`indent`].
@@ -67,10 +69,97 @@ struct Record {
     new: Vec<String>,
     /// Those of the objects before.
     late: BTreeSet<String>,
+    /// The names of all that were told: once is enough.
+    told: HashSet<Vec<u8>>,
     /// Wider types that values need, where the contract evolves.
     widened: Evolution,
-    /// The reading at which the next field is expected: objects mostly have one order.
-    expected: usize,
+}
+
+/// A field in the order in which objects have mostly had them.
+#[derive(Debug)]
+struct Expected {
+    /// Its name in quotes and a colon.
+    beginning: Vec<u8>,
+    /// The reading that takes it; `None` where nobody does.
+    reading: Option<usize>,
+}
+
+/// Fields whose order is remembered.
+const MAX_EXPECTED: usize = 256;
+/// Longer names are looked up each time.
+const MAX_NAME: usize = 256;
+/// Fields that an object may leave out before one that is expected.
+const AHEAD: usize = 8;
+
+/// Takes the fields of one object.
+struct Scan<'a> {
+    record: &'a mut Record,
+    by_name: &'a HashMap<Vec<u8>, Option<usize>>,
+    order: &'a mut Vec<Expected>,
+    /// Place in `order` of the field that is expected.
+    next: usize,
+    strict: bool,
+    evolves: bool,
+}
+
+impl Fields for Scan<'_> {
+    #[inline(always)]
+    fn expected(&self) -> &[u8] {
+        self.order.get(self.next).map_or(&[], |expected| &expected.beginning)
+    }
+
+    #[inline(always)]
+    fn take_expected(&mut self, value: Value) {
+        if let Some(reading) = self.order[self.next].reading {
+            // Of a field that is there twice, the last one counts.
+            self.record.values[reading] = Some(value);
+        }
+        self.next += 1;
+    }
+
+    fn take(&mut self, key: &[u8], escaped: bool, value: Value) {
+        if !escaped {
+            let ahead = self.order.iter().skip(self.next).take(AHEAD);
+            let named =
+                |expected: &Expected| expected.beginning[1..expected.beginning.len() - 2] == *key;
+            if let Some(skipped) = ahead.into_iter().position(named) {
+                self.next += skipped;
+                self.take_expected(value);
+                return;
+            }
+        }
+        let found = if escaped {
+            key_text(key, true).and_then(|name| self.by_name.get(name.as_bytes()).copied())
+        } else {
+            self.by_name.get(key).copied()
+        };
+        let reading = match found {
+            Some(reading) => reading,
+            None if self.strict => {
+                if self.record.unknown.is_none() {
+                    let name =
+                        key_text(key, escaped).unwrap_or_else(|| String::from_utf8_lossy(key));
+                    self.record.unknown = Some(name.into_owned());
+                }
+                return;
+            }
+            None if self.evolves && !self.record.told.contains(key) => {
+                if self.by_name.len() + self.record.told.len() < MAX_FIELDS {
+                    self.record.new.extend(key_text(key, escaped).map(Cow::into_owned));
+                }
+                return;
+            }
+            None => None,
+        };
+        if let Some(reading) = reading {
+            self.record.values[reading] = Some(value);
+        }
+        if !escaped && key.len() <= MAX_NAME && self.order.len() < MAX_EXPECTED {
+            let beginning = [b"\"", key, b"\":"].concat();
+            self.order.insert(self.next, Expected { beginning, reading });
+            self.next += 1;
+        }
+    }
 }
 
 /// Why an object is not a row.
@@ -128,6 +217,7 @@ impl JsonDecoder {
             max_record_bytes: spec.max_record_bytes,
             offsets: spec.offsets.then(Vec::new),
             rows: 0,
+            order: Vec::new(),
             skipper: None,
             indent: Some(0),
             scratch: Vec::new(),
@@ -264,44 +354,22 @@ impl JsonDecoder {
     }
 
     /// Finds the fields of the object at `at`.
+    #[inline]
     fn scan(&mut self, bytes: &[u8], at: usize) -> Result<usize, Wrong> {
-        let Self { record, readings, by_name, new_columns, .. } = self;
+        let record = &mut self.record;
         record.values.fill(None);
         record.unknown = None;
         record.new.clear();
-        record.expected = 0;
-        let strict = matches!(new_columns, ContractMode::DiscardRow | ContractMode::Freeze);
-        let evolves = *new_columns == ContractMode::Evolve;
-        object(bytes, at, |key, escaped, value| {
-            let expected = readings.get(record.expected);
-            let hit = expected.is_some_and(|reading| {
-                !escaped && reading.rules.declared().name_in_data().as_bytes() == key
-            });
-            let found = if hit {
-                Some(Some(record.expected))
-            } else if escaped {
-                key_text(key, true).and_then(|name| by_name.get(name.as_bytes()).copied())
-            } else {
-                by_name.get(key).copied()
-            };
-            match found {
-                Some(None) => {}
-                Some(Some(found)) => {
-                    // Of a field that is there twice, the last one counts.
-                    record.values[found] = Some(value);
-                    record.expected = found + 1;
-                }
-                None if strict && record.unknown.is_none() => {
-                    let name =
-                        key_text(key, escaped).unwrap_or_else(|| String::from_utf8_lossy(key));
-                    record.unknown = Some(name.into_owned());
-                }
-                None if evolves && by_name.len() + record.late.len() < MAX_FIELDS => {
-                    record.new.extend(key_text(key, escaped).map(Cow::into_owned));
-                }
-                None => {}
-            }
-        })
+        let modes = self.new_columns;
+        let mut scan = Scan {
+            record,
+            by_name: &self.by_name,
+            order: &mut self.order,
+            next: 0,
+            strict: matches!(modes, ContractMode::DiscardRow | ContractMode::Freeze),
+            evolves: modes == ContractMode::Evolve,
+        };
+        object(bytes, at, &mut scan)
     }
 
     /// Reads the fields that a scan found; a row more, or why not. The inner result of a refusal
@@ -386,7 +454,11 @@ impl JsonDecoder {
         out.records += 1;
         match result {
             Ok(discarded) => {
-                self.record.late.extend(self.record.new.drain(..));
+                for name in self.record.new.drain(..) {
+                    if self.record.told.insert(name.as_bytes().to_vec()) {
+                        self.record.late.insert(name);
+                    }
+                }
                 out.good += 1;
                 out.discarded_values += discarded;
                 self.rows += 1;

@@ -11,7 +11,7 @@ use freshet_core::types::ColumnType;
 
 use super::Shape;
 use super::decoder::JsonDecoder;
-use super::parse::{blanks, key_text, object};
+use super::parse::{blanks, each_field, key_text};
 use crate::values::{Rules, ValueFormats};
 
 /// The columns of one file.
@@ -153,7 +153,7 @@ impl Seen {
         while let Some(found) = memchr::memchr(b'{', &text[at..]) {
             let start = at + found;
             let mut names = Vec::new();
-            let result = object(text, start, |key, escaped, _| {
+            let result = each_field(text, start, |key, escaped, _| {
                 if let Some(name) = key_text(key, escaped) {
                     names.push(name.into_owned());
                 }

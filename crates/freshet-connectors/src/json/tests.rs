@@ -202,3 +202,109 @@ proptest! {
         }
     }
 }
+
+/// What `serde_json` says of a message: the texts of `a`, `b` and `c`; `None` where it is no object.
+fn reference(message: &[u8]) -> Option<[Option<String>; 3]> {
+    let value: serde_json::Value = serde_json::from_slice(message).ok()?;
+    let object = value.as_object()?;
+    Some(["a", "b", "c"].map(|name| match object.get(name)? {
+        serde_json::Value::Null => None,
+        serde_json::Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }))
+}
+
+fn messages_of(parts: &[Vec<u8>], gap: &[u8]) -> (Bytes, Vec<freshet_core::format::Message>) {
+    let mut bytes = b"head".to_vec();
+    let mut messages = Vec::new();
+    for (index, part) in parts.iter().enumerate() {
+        let start = bytes.len() as u32;
+        bytes.extend_from_slice(part);
+        let (end, position) = (bytes.len() as u32, 100 + 2 * index as u64);
+        messages.push(freshet_core::format::Message { start, end, position });
+        bytes.extend_from_slice(gap);
+    }
+    (bytes.into(), messages)
+}
+
+proptest! {
+    #[test]
+    fn a_message_is_what_it_is_whatever_came_before(
+        parts in prop::collection::vec(
+            prop::collection::vec(
+                (
+                    prop::sample::select(vec!["a", "b", "c", "d", "e", "\\u0061", "long long long long"]),
+                    prop::sample::select(vec![
+                        "1", "\"x\"", "null", "true", "[1,\"}\"]", "\"a text that is longer than 16 bytes\"",
+                        "\"\\u00e9\\n\"", "-12345678.5", "\"é\"", " 7 ", "\"\n\"", "{}", "12345678901234567",
+                    ]),
+                ),
+                0..6,
+            ),
+            1..12,
+        ),
+        broken in prop::option::of((0..12_usize, prop::sample::select(vec!["", "{", "\u{ff}", "{}{}", "[]", " {\n} "]))),
+        colon in prop::sample::select(vec![":", " : ", ":"]),
+        newline: bool,
+        evolves: bool,
+    ) {
+        let mut parts: Vec<Vec<u8>> = parts
+            .iter()
+            .map(|fields| {
+                let fields: Vec<String> =
+                    fields.iter().map(|(name, value)| format!("\"{name}\"{colon}{value}")).collect();
+                format!("{{{}}}", fields.join(",")).into_bytes()
+            })
+            .collect();
+        if let Some((index, text)) = broken && index < parts.len() {
+            parts[index] = if text == "\u{ff}" { vec![b'{', b'"', 0xff, b'"', b':', b'1', b'}'] } else { text.into() };
+        }
+        let mut contract = Contract {
+            columns: ["a", "b", "c"].map(|name| ContractColumn::new(name, ColumnType::Text)).to_vec(),
+            ..Contract::default()
+        };
+        if !evolves {
+            contract.modes.new_columns = ContractMode::DiscardValue;
+        }
+        let format = JsonFormat::new(JsonOptions::default(), Shape::Lines).unwrap();
+        let layout = format.layout(FileHead { bytes: b"", whole: false }, &Arc::new(contract)).unwrap();
+        let spec = ReadSpec { projection: vec![0, 1, 2], offsets: true, batch_rows: 5, ..ReadSpec::default() };
+        let mut decoder = layout.messages(&layout.schema(), &spec).unwrap().unwrap();
+        // What was learnt of the first round serves the second one.
+        for _ in 0..2 {
+            let (bytes, messages) = messages_of(&parts, if newline { b"\n" } else { b"\xff\xff" });
+            let mut out = Decoded::default();
+            decoder.decode(&bytes, &messages, &mut out).unwrap();
+            prop_assert!(out.balances());
+            let mut rows = std::collections::BTreeMap::new();
+            for (batch, offsets) in out.batches.iter().zip(&out.offsets) {
+                for row in 0..batch.num_rows() {
+                    let values: Vec<Option<String>> = (0..3)
+                        .map(|column| {
+                            use arrow::array::{Array, AsArray};
+                            let column = batch.column(column).as_string_view();
+                            column.is_valid(row).then(|| column.value(row).to_owned())
+                        })
+                        .collect();
+                    rows.insert(offsets[row] as u64, values);
+                }
+            }
+            for (part, message) in parts.iter().zip(&messages) {
+                let found = rows.remove(&message.position);
+                let expect = reference(part).map(|values| values.to_vec());
+                // Numbers and nested values keep their spelling here.
+                let plain = |values: &Vec<Option<String>>| -> Vec<Option<String>> {
+                    values.iter().map(|v| v.as_ref().map(|v| v.replace(' ', ""))).collect()
+                };
+                prop_assert_eq!(
+                    found.as_ref().map(plain), expect.as_ref().map(plain),
+                    "{}", String::from_utf8_lossy(part)
+                );
+                if expect.is_none() {
+                    let reject = out.rejects.iter().find(|r| r.offset == message.position);
+                    prop_assert_eq!(reject.map(|r| r.raw.to_vec()), Some(part.clone()));
+                }
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use freshet_core::error::{Error, Result, ResultExt, code};
+use freshet_core::error::{Result, ResultExt, code};
 use freshet_core::files::FileSystem;
 
 use super::frame::{self, Header};
@@ -303,11 +303,4 @@ impl PartitionLog {
             .read(&segment.path, at, len)
             .or_code(code::LOG, || format!("could not read \"{}\"", segment.path.display()))
     }
-}
-
-/// The error of records that could not be made durable.
-pub(super) fn not_durable(error: impl ToString, dir: &Path) -> Error {
-    Error::new(code::LOG, format!("could not make records durable in \"{}\"", dir.display()))
-        .caused_by(error.to_string())
-        .retryable()
 }

@@ -1,9 +1,11 @@
 //! The folder of a log: what says how it is laid out, and one folder for each partition.
 //!
-//!     <log>/log.json                 version and number of partitions, written once
-//!     <log>/lock                     held by the process that writes
-//!     <log>/<partition>/*.seg        segments
-//!     <log>/consumers/<name>.json    how far named consumers are
+//! ```text
+//! <log>/log.json                 version and number of partitions, written once
+//! <log>/lock                     held by the process that writes
+//! <log>/<partition>/*.seg        segments
+//! <log>/consumers/<name>.json    how far named consumers are
+//! ```
 
 use std::io;
 use std::path::{Path, PathBuf};

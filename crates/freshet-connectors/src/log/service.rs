@@ -79,7 +79,7 @@ impl EventLog {
         lock: Option<WriterLock>,
     ) -> Result<Self> {
         let told = settled.clone();
-        let writer = Writer::open(place.clone(), options.clone(), clock, settled)?;
+        let writer = Writer::open(place.clone(), options.clone(), clock, settled)?.at_once();
         let shared = Arc::new(Shared::default());
         let thread = thread::Builder::new()
             .name("event-log".to_owned())

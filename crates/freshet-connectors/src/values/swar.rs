@@ -24,6 +24,15 @@ pub(crate) fn last_digits(word: u64, digits: u32) -> Option<u64> {
     all_digits(values).then(|| fold(values))
 }
 
+/// How many characters of `word` are digits before the first one that is none.
+#[inline(always)]
+pub(crate) fn leading_digits(word: u64) -> usize {
+    let values = word ^ ZEROS;
+    // A byte that is no digit may spoil the marks behind it, never those in front.
+    let others = (values.wrapping_add(0x7676_7676_7676_7676) | values) & 0x8080_8080_8080_8080;
+    (others.trailing_zeros() / 8) as usize
+}
+
 /// Whether each byte is 0 to 9.
 #[inline(always)]
 pub(crate) fn all_digits(values: u64) -> bool {
