@@ -281,24 +281,23 @@ pub async fn plan_sql(
     }
 }
 
-/// Adds the place in a node's file that an error's message tells.
-pub fn locate(error: Error, node: &Node, compiled: &CompiledSql) -> Error {
-    let place = place_in_message(&error.chain());
-    error.at(location_of(place, node, compiled))
-}
-
 fn sql_error(error: DataFusionError, node: &Node, compiled: &CompiledSql) -> Error {
-    let place = error
-        .diagnostic()
-        .and_then(|diagnostic| diagnostic.span)
-        .map(|span| (span.start.line, span.start.column))
-        .or_else(|| place_in_message(&error.to_string()));
-    let location = location_of(place, node, compiled);
+    let location = location_of(place_of(&error), node, compiled);
     session::query_error(error, || format!("could not plan the SQL of model \"{}\"", node.id))
         .at(location)
 }
 
-fn location_of(place: Option<(u64, u64)>, node: &Node, compiled: &CompiledSql) -> Location {
+/// The line and column of the statement that an error is about, where it says so.
+pub fn place_of(error: &DataFusionError) -> Option<(u64, u64)> {
+    error
+        .diagnostic()
+        .and_then(|diagnostic| diagnostic.span)
+        .map(|span| (span.start.line, span.start.column))
+        .or_else(|| place_in_message(&error.to_string()))
+}
+
+/// Where a line and column of a node's compiled SQL stand in its file.
+pub fn location_of(place: Option<(u64, u64)>, node: &Node, compiled: &CompiledSql) -> Location {
     let file = node.path.display().to_string();
     match place {
         Some((line, column)) => {
@@ -315,7 +314,7 @@ fn location_of(place: Option<(u64, u64)>, node: &Node, compiled: &CompiledSql) -
 }
 
 /// The place in messages of sqlparser: `… at Line: 3, Column: 14`.
-fn place_in_message(message: &str) -> Option<(u64, u64)> {
+pub fn place_in_message(message: &str) -> Option<(u64, u64)> {
     let (_, rest) = message.split_once("Line: ")?;
     let (line, rest) = rest.split_once(", Column: ")?;
     let column: String = rest.chars().take_while(char::is_ascii_digit).collect();

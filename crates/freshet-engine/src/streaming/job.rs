@@ -172,9 +172,8 @@ impl Engine {
             let compiled = self.project().compile(&node.id, &RenderContext::default())?;
             let expanded =
                 crate::functions::expand_macros(&compiled.sql, &self.project().sql_macros)?;
-            super::plan(context, &expanded)
-                .await
-                .map_err(|error| relations::locate(error, node, &compiled))
+            let locate = |place| relations::location_of(place, node, &compiled);
+            super::plan(context, &expanded, &locate).await
         })
     }
 

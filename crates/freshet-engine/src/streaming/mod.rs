@@ -23,6 +23,9 @@ pub use lake_sink::{LakeFigures, LakeSink};
 pub use lower::{Lowered, Side, StreamCatalog, TimeColumn, lower};
 pub use table::StreamTable;
 
+use std::sync::Arc;
+
+use datafusion::common::{DataFusionError, plan_err};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::optimize_unions::OptimizeUnions;
@@ -31,22 +34,38 @@ use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
-use freshet_core::error::code;
-use freshet_core::{Error, Result};
-use std::sync::Arc;
+use datafusion::sql::sqlparser;
+use freshet_core::{Location, Result};
 
+use crate::relations::{place_in_message, place_of};
 use crate::session::query_error;
 
-/// Plans a streaming statement over the tables of `context`.
-pub async fn plan(context: &SessionContext, text: &str) -> Result<LogicalPlan> {
-    let what = || "could not plan the query".to_owned();
+/// Plans a streaming statement over the tables of `context`. `locate` tells where a line and column
+/// of the text stand in a file.
+pub async fn plan(
+    context: &SessionContext,
+    text: &str,
+    locate: &(dyn Fn(Option<(u64, u64)>) -> Location + Sync),
+) -> Result<LogicalPlan> {
     windows::register(context);
-    let statement = sql::parse(text)?;
-    let state = context.state();
-    let plan = state
-        .statement_to_plan(Statement::Statement(Box::new(statement)))
-        .await
-        .map_err(|error| query_error(error, what))?;
+    let statement = sql::parse(text).map_err(|error| {
+        let place = place_in_message(&error.chain());
+        error.at(locate(place))
+    })?;
+    planned(context, statement).await.map_err(|error| {
+        let place = place_of(&error);
+        query_error(error, || "could not plan the query".to_owned()).at(locate(place))
+    })
+}
+
+async fn planned(
+    context: &SessionContext,
+    statement: sqlparser::ast::Statement,
+) -> Result<LogicalPlan, DataFusionError> {
+    let mut state = context.state();
+    // So that errors know their line.
+    state.config_mut().options_mut().sql_parser.collect_spans = true;
+    let plan = state.statement_to_plan(Statement::Statement(Box::new(statement))).await?;
     if matches!(
         plan,
         LogicalPlan::Ddl(_)
@@ -54,13 +73,10 @@ pub async fn plan(context: &SessionContext, text: &str) -> Result<LogicalPlan> {
             | LogicalPlan::Copy(_)
             | LogicalPlan::Statement(_)
     ) {
-        return Err(Error::new(code::SQL, "a streaming model is one SELECT"));
+        return plan_err!("a streaming model is one SELECT");
     }
     let config = state.config_options();
-    let analysed = state
-        .analyzer()
-        .execute_and_check(plan, config, |_, _| {})
-        .map_err(|error| query_error(error, what))?;
+    let analysed = state.analyzer().execute_and_check(plan, config, |_, _| {})?;
     // Rules that keep the shape of a statement: those that rewrite aggregates or joins for a batch
     // engine would hide what it says.
     let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
@@ -69,7 +85,5 @@ pub async fn plan(context: &SessionContext, text: &str) -> Result<LogicalPlan> {
         Arc::new(PushDownFilter::new()),
         Arc::new(OptimizeProjections::new()),
     ];
-    Optimizer::with_rules(rules)
-        .optimize(analysed, &state, |_, _| {})
-        .map_err(|error| query_error(error, what))
+    Optimizer::with_rules(rules).optimize(analysed, &state, |_, _| {})
 }

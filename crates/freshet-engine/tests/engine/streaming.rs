@@ -8,10 +8,11 @@ use arrow::array::{Decimal128Array, TimestampMicrosecondArray};
 use arrow::datatypes::SchemaRef;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
-use freshet_core::Result;
 use freshet_core::config::ByteSize;
 use freshet_core::error::code;
+use freshet_core::{Location, Result};
 use freshet_engine::session::{CATALOG, Sessions, register};
 use freshet_engine::streaming::{self, StreamCatalog, StreamTable, TimeColumn};
 use freshet_runtime::checkpoint::Settings;
@@ -105,6 +106,10 @@ impl freshet_core::scalar::ScalarExpr for Delayed {
     }
 }
 
+async fn plan(context: &SessionContext, sql: &str) -> Result<LogicalPlan> {
+    streaming::plan(context, sql, &|_| Location::file("the statement")).await
+}
+
 fn context() -> SessionContext {
     let sessions = Sessions::new(ByteSize(256 << 20), None, 2, "main").expect("it opens");
     sessions.context()
@@ -148,7 +153,7 @@ async fn batch_result(partitions: &[RecordBatch], sql: &str) -> Vec<String> {
 async fn stream_result(partitions: &Arc<Vec<RecordBatch>>, sql: &str, seed: u64) -> Vec<String> {
     let world = World::new(seed);
     let context = stream_context(partitions[0].schema());
-    let plan = streaming::plan(&context, sql).await.unwrap_or_else(|error| panic!("{error:?}"));
+    let plan = plan(&context, sql).await.unwrap_or_else(|error| panic!("{error:?}"));
     let target = Arc::new(Target::new(true));
     let store = Arc::new(InMemory::new());
     let start = || {
@@ -346,7 +351,7 @@ async fn what_is_not_supported_is_an_error_when_planning() {
     for (sql, expected) in cases {
         let context = stream_context(partitions[0].schema());
         let catalog = Orders { partitions: Arc::new(partitions.clone()), world: World::new(0) };
-        let error = match streaming::plan(&context, sql).await {
+        let error = match plan(&context, sql).await {
             Err(error) => error,
             Ok(plan) => match streaming::lower(&plan, &catalog, 1, KeyGroups::default()) {
                 Err(error) => error,

@@ -10,6 +10,7 @@ mod ingest;
 mod misuse;
 mod production;
 mod replay;
+mod stream;
 mod support;
 
 use support::{Project, Ran, freshet, ran};

@@ -1,0 +1,181 @@
+//! Streaming models of a project: pushed records, windows, dead letters, and processes that are killed
+//! in the midst of it.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use freshet_testkit::seeds;
+
+use crate::support::{Project, freshet};
+
+const SOURCE: &str = "sources:
+  - name: shop
+    tables:
+      - name: orders
+        connector: log
+        with: { partitions: 1 }
+        watermark: { for: at, delay: 2s }
+        columns:
+          - { name: id, data_type: bigint }
+          - { name: city, data_type: text }
+          - { name: amount, data_type: 'decimal(10,2)' }
+          - { name: at, data_type: timestamp }
+";
+
+fn project() -> Project {
+    Project::files(&[
+        ("freshet.yml", "name: shop\n"),
+        ("sources/shop.yml", SOURCE),
+        (
+            "models/every_order.sql",
+            "{{ config(materialized='stream') }}\n\
+             select id, upper(city) as city, amount from {{ source('shop', 'orders') }}\n",
+        ),
+        (
+            "models/per_minute.sql",
+            "{{ config(materialized='stream') }}\n\
+             select city, window_start, count(*) as orders, sum(amount) as amount\n\
+             from table(tumble(table {{ source('shop', 'orders') }}, descriptor(at),\n\
+                               interval '1' minute))\n\
+             group by city, window_start, window_end\n",
+        ),
+    ])
+}
+
+/// Orders `range`, one a second, two seconds out of order at most; each tenth is no order at all.
+fn orders(range: std::ops::Range<u64>) -> String {
+    let line = |id: u64| {
+        if id % 10 == 3 {
+            return format!("{{\"id\": {id}, \"amount\": \"much\"}}\n");
+        }
+        let time = chrono::DateTime::from_timestamp(1_790_000_000 + id as i64, 0).expect("a time")
+            - chrono::Duration::milliseconds((id * 7919 % 2000) as i64);
+        let city = ["Berlin", "Lyon", "Rome"][id as usize % 3];
+        format!(
+            "{{\"id\": {id}, \"city\": \"{city}\", \"amount\": {id}.25, \"at\": \"{}\"}}\n",
+            time.format("%Y-%m-%dT%H:%M:%S%.3f")
+        )
+    };
+    range.map(line).collect()
+}
+
+fn good(range: std::ops::Range<u64>) -> Vec<u64> {
+    range.filter(|id| id % 10 != 3).collect()
+}
+
+fn push(project: &Project, range: std::ops::Range<u64>) {
+    project.write("orders.ndjson", &orders(range.clone()));
+    let file = project.dir.join("orders.ndjson");
+    let accepted = format!("{} records accepted", good(range).len());
+    project
+        .run(&["ingest", "shop.orders", file.to_str().expect("text")])
+        .exits(0)
+        .says(&[&accepted]);
+}
+
+fn up(project: &Project) -> Child {
+    let mut command =
+        freshet(&["up", "--checkpoint-interval", "20ms", "--commit-interval", "50ms"]);
+    let log = std::fs::File::options().create(true).append(true).open(project.dir.join("up.log"));
+    command.current_dir(&project.dir).stdout(Stdio::null()).stderr(log.expect("a file for errors"));
+    command.spawn().expect("the binary starts")
+}
+
+/// Waits until a query gives what is expected.
+#[track_caller]
+fn awaits(project: &Project, sql: &str, expected: &str) {
+    let begun = Instant::now();
+    loop {
+        let ran = project.run(&["sql", "--format", "csv", sql]);
+        let found = ran.out.lines().nth(1).unwrap_or_default().to_owned();
+        if found == expected {
+            return;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "{sql}: {found:?} instead of {expected:?}\n{}\n{}",
+            ran.err,
+            project.read("up.log")
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn interrupt(project: &Project, mut child: Child) -> String {
+    let pid = i32::try_from(child.id()).expect("a process");
+    let killed = std::process::Command::new("kill").args(["-INT", &pid.to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    let status = child.wait().expect("it ends");
+    let said = project.read("up.log");
+    assert_eq!(status.code(), Some(0), "{said}");
+    said
+}
+
+#[test]
+fn a_stream_that_is_killed_again_and_again_loses_and_doubles_nothing() {
+    let project = project();
+    let mut rng = seeds::rng(7);
+    let mut pushed = 0;
+    for _ in 0..8 {
+        push(&project, pushed..pushed + 200);
+        pushed += 200;
+        let mut child = up(&project);
+        let wait = rand::Rng::random_range(&mut rng, 0..500);
+        std::thread::sleep(Duration::from_millis(wait));
+        child.kill().expect("it runs");
+        child.wait().expect("it was killed");
+    }
+    let child = up(&project);
+    let all = good(0..pushed);
+    awaits(&project, "select count(*) from every_order", &all.len().to_string());
+    let sum: u64 = all.iter().sum();
+    awaits(&project, "select sum(id) from every_order", &sum.to_string());
+    awaits(&project, "select count(distinct id) from every_order", &all.len().to_string());
+    let dead = (pushed as usize - all.len()).to_string();
+    // Both models read the source, and each says what it could not read.
+    for model in ["every_order", "per_minute"] {
+        let sql = format!("select count(*) from freshet.dead_letters where model = '{model}'");
+        awaits(&project, &sql, &dead);
+        let sql =
+            format!("select count(distinct id) from freshet.dead_letters where model = '{model}'");
+        awaits(&project, &sql, &dead);
+    }
+    // A last order, far behind the others, closes all of their windows.
+    project.write(
+        "last.ndjson",
+        "{\"id\": 0, \"city\": \"Oslo\", \"amount\": 1, \"at\": \"2027-01-01T00:00:00\"}\n",
+    );
+    let file = project.dir.join("last.ndjson");
+    project.run(&["ingest", "shop.orders", file.to_str().expect("text")]).exits(0);
+    awaits(&project, "select sum(orders) from per_minute", &all.len().to_string());
+    awaits(&project, "select count(*) - count(distinct city || window_start) from per_minute", "0");
+    let amount = format!("{sum}.{:02}", 25 * all.len() % 100);
+    let whole = sum + 25 * all.len() as u64 / 100;
+    let amount = amount.replacen(&sum.to_string(), &whole.to_string(), 1);
+    awaits(&project, "select sum(amount) from per_minute", &amount);
+    let said = interrupt(&project, child);
+    assert!(said.contains("stopped: all that was read is committed"), "{said}");
+}
+
+#[test]
+fn what_cannot_run_as_a_stream_is_said_with_its_place() {
+    let project = project();
+    project.write(
+        "models/distinct_cities.sql",
+        "{{ config(materialized='stream') }}\nselect distinct city from {{ source('shop', 'orders') }}\n",
+    );
+    project
+        .run(&["up"])
+        .exits(2)
+        .says(&["DISTINCT is not supported in a stream", "distinct_cities.sql"]);
+    project.write(
+        "models/distinct_cities.sql",
+        "{{ config(materialized='stream') }}\nselect town from {{ source('shop', 'orders') }}\n",
+    );
+    project.run(&["check"]).exits(2).says(&["town", "models/distinct_cities.sql:2"]);
+    project.run(&["run", "--select", "per_minute"]).exits(0);
+    project.write("models/distinct_cities.sql", "select 1 as one\n");
+    project.run(&["up", "--select", "distinct_cities"]).exits(2).says(&["no streaming model"]);
+    project.replace("sources/shop.yml", "for: at", "for: att");
+    project.run(&["up"]).exits(2).says(&["has no column \"att\"", "did you mean \"at\"?"]);
+}
