@@ -152,6 +152,17 @@ pub fn send(
     truth: Option<&Path>,
     clock: &dyn Clock,
 ) -> Result<OrdersSummary> {
+    send_awaiting(options, sink, truth, clock, &std::thread::sleep)
+}
+
+/// As [`send`], where `sleep` is how a span of time is awaited.
+fn send_awaiting(
+    options: &OrdersOptions,
+    sink: &mut dyn Sink,
+    truth: Option<&Path>,
+    clock: &dyn Clock,
+    sleep: &dyn Fn(Duration),
+) -> Result<OrdersSummary> {
     let seconds = options.span.0.as_secs() as i64;
     ensure!(
         (1..life::MAX_SECONDS - 10_000).contains(&seconds),
@@ -190,7 +201,7 @@ pub fn send(
         writer: Writer::new(start),
         truth: Truth::new(truth, start, seconds)?,
         out: Outbox { buffers: Default::default(), sink },
-        pace: Pace { clock: options.live.then_some(clock), start },
+        pace: Pace { clock: options.live.then_some(clock), sleep, start },
         seconds,
         bound,
     }
@@ -342,6 +353,7 @@ impl Outbox<'_> {
 /// Sends nothing before its time, where there is a clock.
 struct Pace<'a> {
     clock: Option<&'a dyn Clock>,
+    sleep: &'a dyn Fn(Duration),
     start: i64,
 }
 
@@ -360,7 +372,7 @@ impl Pace<'_> {
             if missing <= 0 {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(missing.clamp(1, 100) as u64));
+            (self.sleep)(Duration::from_millis(missing.clamp(1, 100) as u64));
         }
     }
 }
