@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use freshet_core::source::Interval;
 
 use crate::generate::nexmark::NexmarkOptions;
+use crate::generate::orders::OrdersOptions;
 use crate::generate::pos::PosOptions;
 use crate::ui::ColorChoice;
 
@@ -470,6 +471,8 @@ pub enum GenerateCommand {
     Pos(PosOptions),
     /// Events of the Nexmark suite: persons, auctions and bids of an online auction
     Nexmark(NexmarkOptions),
+    /// Events of a food delivery, out of order, late and faulty as real ones, and a record of all of it
+    Orders(OrdersOptions),
 }
 
 /// `freshet lake`

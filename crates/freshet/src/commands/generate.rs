@@ -4,13 +4,14 @@ use std::io::Write;
 use std::path::Path;
 
 use freshet_core::Error;
+use freshet_core::clock::SystemClock;
 use freshet_core::error::code;
 use serde::Serialize;
 
 use crate::cli::{GenerateArgs, GenerateCommand};
 use crate::exit::{CommandResult, Failure, Outcome};
 use crate::format::{bytes, count, counted};
-use crate::generate::{nexmark, pos};
+use crate::generate::{nexmark, orders, pos};
 use crate::progress::spinner;
 use crate::ui::Ui;
 
@@ -27,22 +28,35 @@ pub fn run(args: &GenerateArgs, ui: &Ui) -> CommandResult {
             })?;
         }
         GenerateCommand::Nexmark(options) => {
-            // A spinner would write between the lines of a terminal that shows the data.
-            let bar = options
-                .out
-                .is_some()
-                .then(|| spinner(ui, &format!("making {} events", count(options.events.events))));
-            let summary = nexmark::run(options);
-            if let Some(bar) = bar {
-                bar.finish_and_clear();
-            }
+            let text = format!("making {} events", count(options.events.events));
+            let summary = beside(ui, options.out.is_some(), &text, || nexmark::run(options));
             let summary = summary.map_err(failure)?;
             report(ui, options.out.as_deref(), &summary, |out, folder| {
                 print_nexmark(out, &summary, folder)
             })?;
         }
+        GenerateCommand::Orders(options) => {
+            let text = format!("making orders for {}", options.span);
+            let summary =
+                beside(ui, options.out.is_some(), &text, || orders::run(options, &SystemClock));
+            let summary = summary.map_err(failure)?;
+            report(ui, options.out.as_deref(), &summary, |out, folder| {
+                print_orders(out, &summary, folder)
+            })?;
+        }
     }
     Ok(Outcome::Done)
+}
+
+/// Runs `make` with a spinner, where the data does not go to standard output: it would write between
+/// the lines of a terminal that shows them.
+fn beside<T>(ui: &Ui, shown: bool, text: &str, make: impl FnOnce() -> T) -> T {
+    let bar = shown.then(|| spinner(ui, text));
+    let made = make();
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    made
 }
 
 /// A reader of standard output that went away is no fault; everything else is one.
@@ -99,6 +113,40 @@ fn print_nexmark(
     )?;
     writeln!(out, "  event time {} to {}", summary.first, summary.last)?;
     writeln!(out, "  truth.json holds the counts by partition")
+}
+
+fn print_orders(
+    out: &mut dyn Write,
+    summary: &orders::OrdersSummary,
+    folder: &Path,
+) -> std::io::Result<()> {
+    let files = summary.records.len() as u64;
+    let total = summary.bytes.values().sum();
+    writeln!(out, "{} in {} in {}", bytes(total), counted(files, "file"), folder.display())?;
+    for (stream, records) in &summary.records {
+        writeln!(out, "  {} {}", stream.as_str(), count(*records))?;
+    }
+    writeln!(
+        out,
+        "  orders = {} in time + {} repeated + {} late + {} bad",
+        count(summary.in_time),
+        count(summary.repeated),
+        count(summary.late),
+        count(summary.dead())
+    )?;
+    writeln!(
+        out,
+        "  {} customers become known later: {} order events name them before",
+        count(summary.missing_customers),
+        count(summary.unknown_customer)
+    )?;
+    writeln!(
+        out,
+        "  minutes of a city: {} silent, {} surges, {} drops",
+        summary.silent_minutes, summary.surges, summary.drops
+    )?;
+    writeln!(out, "  event time {} to {}", summary.first, summary.end)?;
+    writeln!(out, "  truth.jsonl and truth_*.csv say what is true of them")
 }
 
 fn print_pos(out: &mut dyn Write, summary: &pos::PosSummary, folder: &Path) -> std::io::Result<()> {

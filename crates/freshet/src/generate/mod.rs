@@ -5,6 +5,7 @@
 
 mod files;
 pub mod nexmark;
+pub mod orders;
 pub mod pos;
 mod rng;
 mod text;
