@@ -6,4 +6,5 @@ mod lake;
 mod operators;
 mod slt;
 mod streaming;
+mod streaming_cases;
 mod unit_tests;

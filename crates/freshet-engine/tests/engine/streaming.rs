@@ -1,6 +1,7 @@
 //! Streaming statements against the same question asked of DataFusion in batch, whose functions know
 //! nothing of our windows: straight through, at several parallelisms, and killed and restored.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray};
@@ -14,7 +15,7 @@ use freshet_core::config::ByteSize;
 use freshet_core::error::code;
 use freshet_core::{Location, Result};
 use freshet_engine::session::{CATALOG, Sessions, register};
-use freshet_engine::streaming::{self, StreamCatalog, StreamTable, TimeColumn};
+use freshet_engine::streaming::{self, Lowered, StreamCatalog, StreamTable, TimeColumn};
 use freshet_runtime::checkpoint::Settings;
 use freshet_runtime::job::{JobOptions, Restart};
 use freshet_runtime::plan::{JobPlan, JobSource, SinkPlan};
@@ -64,53 +65,82 @@ fn orders(seed: u64, partitions: usize) -> Vec<RecordBatch> {
     (0..partitions).map(partition).collect()
 }
 
-struct Orders {
-    partitions: Arc<Vec<RecordBatch>>,
-    world: World,
+/// A stream of a test.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    /// Its rows by partition.
+    pub partitions: Arc<Vec<RecordBatch>>,
+    /// The column of their time.
+    pub time: usize,
+    /// Microseconds that the watermark stays behind.
+    pub delay: i64,
 }
 
-impl StreamCatalog for Orders {
-    fn time(&self, _table: &str) -> Result<Option<TimeColumn>> {
-        Ok(Some(TimeColumn { column: 0, needs: vec![0] }))
+/// The streams of a test by name.
+#[derive(Debug)]
+pub struct Streams(BTreeMap<String, Stream>);
+
+impl Streams {
+    pub fn new(streams: BTreeMap<String, Stream>) -> Self {
+        Self(streams)
+    }
+
+    /// Lowers a plan over them.
+    pub fn lower(&self, plan: &LogicalPlan, parallelism: u16) -> Result<Lowered> {
+        let catalog = Catalog { streams: &self.0, chance: Chance::new(0) };
+        streaming::lower(plan, &catalog, parallelism, KeyGroups::default())
+    }
+}
+
+struct Catalog<'a> {
+    streams: &'a BTreeMap<String, Stream>,
+    chance: Chance,
+}
+
+impl StreamCatalog for Catalog<'_> {
+    fn time(&self, table: &str) -> Result<Option<TimeColumn>> {
+        let column = self.streams[table].time;
+        Ok(Some(TimeColumn { column, needs: vec![column] }))
     }
 
     fn source(
         &self,
-        _table: &str,
+        table: &str,
         projection: &[usize],
     ) -> Result<(Arc<dyn JobSource>, Option<WatermarkSpec>)> {
-        let time = projection.iter().position(|column| *column == 0).expect("the time is needed");
-        let expr = Arc::new(Delayed(time));
+        let Stream { partitions, time, delay } = &self.streams[table];
+        let time = projection.iter().position(|column| column == time).expect("the time is needed");
+        let expr = Arc::new(Delayed(time, *delay));
         Ok((
             Arc::new(BatchSource {
-                partitions: Arc::clone(&self.partitions),
+                partitions: Arc::clone(partitions),
                 projection: projection.to_vec(),
-                chance: self.world.chance.clone(),
+                chance: self.chance.clone(),
             }),
             Some(WatermarkSpec { expr, idle_after: None }),
         ))
     }
 }
 
-/// The time less two seconds.
+/// A time less so many microseconds.
 #[derive(Debug)]
-struct Delayed(usize);
+struct Delayed(usize, i64);
 
 impl freshet_core::scalar::ScalarExpr for Delayed {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
         use arrow::array::AsArray;
         use arrow::datatypes::TimestampMicrosecondType;
         let times = batch.column(self.0).as_primitive::<TimestampMicrosecondType>();
-        let delayed: TimestampMicrosecondArray = times.unary(|time| time - 2 * SECOND);
+        let delayed: TimestampMicrosecondArray = times.unary(|time| time - self.1);
         Ok(Arc::new(delayed))
     }
 }
 
-async fn plan(context: &SessionContext, sql: &str) -> Result<LogicalPlan> {
+pub async fn plan(context: &SessionContext, sql: &str) -> Result<LogicalPlan> {
     streaming::plan(context, sql, &|_| Location::file("the statement")).await
 }
 
-fn context() -> SessionContext {
+pub fn context() -> SessionContext {
     let sessions = Sessions::new(ByteSize(256 << 20), None, 2, "main").expect("it opens");
     sessions.context()
 }
@@ -150,10 +180,23 @@ async fn batch_result(partitions: &[RecordBatch], sql: &str) -> Vec<String> {
     rows
 }
 
+fn orders_stream(partitions: &Arc<Vec<RecordBatch>>) -> Streams {
+    let stream = Stream { partitions: Arc::clone(partitions), time: 0, delay: 2 * SECOND };
+    Streams::new(BTreeMap::from([("orders".into(), stream)]))
+}
+
 async fn stream_result(partitions: &Arc<Vec<RecordBatch>>, sql: &str, seed: u64) -> Vec<String> {
-    let world = World::new(seed);
     let context = stream_context(partitions[0].schema());
     let plan = plan(&context, sql).await.unwrap_or_else(|error| panic!("{error:?}"));
+    let batches = run(&orders_stream(partitions), &plan, seed).await;
+    let mut rows: Vec<String> = batches.iter().flat_map(shown).collect();
+    rows.sort_unstable();
+    rows
+}
+
+/// The rows that a job gives, which is killed now and then and goes on at another parallelism.
+pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<RecordBatch> {
+    let world = World::new(seed);
     let target = Arc::new(Target::new(true));
     let store = Arc::new(InMemory::new());
     let start = || {
@@ -165,9 +208,9 @@ async fn stream_result(partitions: &Arc<Vec<RecordBatch>>, sql: &str, seed: u64)
             ..JobOptions::default()
         };
         Process::start(&world, options, 1 + chance.below(2), |io| {
-            let catalog = Orders { partitions: Arc::clone(partitions), world: world.clone() };
+            let catalog = Catalog { streams: &streams.0, chance: chance.clone() };
             let groups = KeyGroups::default();
-            let lowered = streaming::lower(&plan, &catalog, parallelism, groups);
+            let lowered = streaming::lower(plan, &catalog, parallelism, groups);
             let mut lowered = lowered.unwrap_or_else(|error| panic!("{error:?}"));
             let sink = SimSink {
                 target: Arc::clone(&target),
@@ -183,7 +226,6 @@ async fn stream_result(partitions: &Arc<Vec<RecordBatch>>, sql: &str, seed: u64)
         .expect("the plan is sound")
     };
     let mut process = start();
-    // Killed now and then; each life has a parallelism of its own.
     for _ in 0..world.chance.below(4) {
         for _ in 0..world.chance.below(400) {
             if let Stepped::Waits(Some(until)) = process.step() {
@@ -198,7 +240,7 @@ async fn stream_result(partitions: &Arc<Vec<RecordBatch>>, sql: &str, seed: u64)
     if process.ended().is_none() {
         world.run(&mut process).expect("it comes to its end");
     }
-    target.rows()
+    target.batches()
 }
 
 /// Holds a streaming statement against one for a batch, over many inputs.
@@ -350,10 +392,10 @@ async fn what_is_not_supported_is_an_error_when_planning() {
     ];
     for (sql, expected) in cases {
         let context = stream_context(partitions[0].schema());
-        let catalog = Orders { partitions: Arc::new(partitions.clone()), world: World::new(0) };
+        let streams = orders_stream(&Arc::new(partitions.clone()));
         let error = match plan(&context, sql).await {
             Err(error) => error,
-            Ok(plan) => match streaming::lower(&plan, &catalog, 1, KeyGroups::default()) {
+            Ok(plan) => match streams.lower(&plan, 1) {
                 Err(error) => error,
                 Ok(_) => panic!("it is lowered: {sql}"),
             },

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use freshet_core::rows::Rows;
@@ -36,8 +37,8 @@ pub struct Target {
 struct State {
     fence: Generation,
     committed: Epoch,
-    staged: BTreeMap<String, Vec<String>>,
-    rows: Vec<String>,
+    staged: BTreeMap<String, Vec<Rows>>,
+    rows: Vec<Rows>,
     commits: u64,
     fenced: u64,
 }
@@ -56,9 +57,14 @@ impl Target {
 
     /// The rows that are visible, sorted.
     pub fn rows(&self) -> Vec<String> {
-        let mut rows = self.state.lock().rows.clone();
-        rows.sort_unstable();
-        rows
+        let mut shown: Vec<String> = self.state.lock().rows.iter().flat_map(show).collect();
+        shown.sort_unstable();
+        shown
+    }
+
+    /// The rows that are visible, without their kinds, in the order of their commits.
+    pub fn batches(&self) -> Vec<RecordBatch> {
+        self.state.lock().rows.iter().map(|rows| rows.batch().clone()).collect()
     }
 
     /// How many epochs were committed, and how often somebody was fenced.
@@ -156,23 +162,30 @@ impl StreamSink for SimSink {
 struct Writer {
     sink: SimSink,
     name: String,
-    rows: Vec<String>,
+    rows: Vec<Rows>,
+}
+
+/// Each row as text, with its kind.
+fn show(rows: &Rows) -> Vec<String> {
+    let options = FormatOptions::default().with_null("null");
+    let columns: Vec<_> = rows
+        .batch()
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column, &options).expect("a type that is shown"))
+        .collect();
+    (0..rows.len())
+        .map(|row| {
+            let values: Vec<_> =
+                columns.iter().map(|column| column.value(row).to_string()).collect();
+            format!("{} {}", rows.kind(row).short(), values.join(","))
+        })
+        .collect()
 }
 
 impl SinkWriter for Writer {
     fn write(&mut self, rows: Rows) -> Result<()> {
-        let options = FormatOptions::default().with_null("null");
-        let columns: Vec<_> = rows
-            .batch()
-            .columns()
-            .iter()
-            .map(|column| ArrayFormatter::try_new(column, &options).expect("a type that is shown"))
-            .collect();
-        for row in 0..rows.len() {
-            let values: Vec<_> =
-                columns.iter().map(|column| column.value(row).to_string()).collect();
-            self.rows.push(format!("{} {}", rows.kind(row).short(), values.join(",")));
-        }
+        self.rows.push(rows);
         Ok(())
     }
 

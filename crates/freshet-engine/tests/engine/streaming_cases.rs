@@ -1,0 +1,248 @@
+//! The cases of `tests/streaming` against what DuckDB answered to them.
+//!
+//! [`SUPPORTED`] are those that are lowered today; all others must be refused when they are planned:
+//! a case that is neither right nor refused fails, and so does one that runs and is not listed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::json::ReaderBuilder;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::datasource::ViewTable;
+use datafusion::prelude::SessionContext;
+use freshet_core::error::code;
+use freshet_engine::session::register;
+use freshet_engine::streaming::StreamTable;
+use serde_json::Value;
+
+use super::streaming::{Stream, Streams, context, plan, run};
+
+/// The cases that streams can do.
+const SUPPORTED: &[&str] = &[
+    "updating/union_all",
+    "windows/cumulate",
+    "windows/decimals",
+    "windows/having",
+    "windows/hop",
+    "windows/hop_over_tumble",
+    "windows/keys_only",
+    "windows/tumble",
+    "windows/tumble_offset",
+    "windows/windows_over_windows",
+];
+
+/// Groups whose cases need no more than their tables.
+const GROUPS: &[&str] = &["joins", "updating", "windows"];
+
+fn root() -> PathBuf {
+    let manifest = std::env::var("CARGO_MANIFEST_DIR").expect("cargo runs this");
+    Path::new(&manifest).join("../../tests/streaming")
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The file of the case, or else of its group.
+fn nearest(case: &Path, name: &str) -> Option<PathBuf> {
+    let places = [case.join(name), case.parent()?.join(name)];
+    places.into_iter().find(|place| place.exists())
+}
+
+fn data_type(name: &str) -> DataType {
+    match name {
+        "BIGINT" => DataType::Int64,
+        "INT" => DataType::Int32,
+        "DOUBLE" => DataType::Float64,
+        "BOOLEAN" => DataType::Boolean,
+        "STRING" => DataType::Utf8,
+        "TIMESTAMP(3)" => DataType::Timestamp(TimeUnit::Microsecond, None),
+        decimal => {
+            let digits = decimal.strip_prefix("DECIMAL(").and_then(|rest| rest.strip_suffix(')'));
+            let (precision, scale) =
+                digits.and_then(|digits| digits.split_once(',')).expect("a type of a case");
+            let number = |text: &str| text.trim().parse().expect("digits of a decimal");
+            DataType::Decimal128(number(precision) as u8, number(scale))
+        }
+    }
+}
+
+fn tables(case: &Path) -> BTreeMap<String, Stream> {
+    let tables = nearest(case, "tables.json").expect("a case has tables");
+    let tables: Value = serde_json::from_str(&read(&tables)).expect("it is JSON");
+    let input = nearest(case, "input").expect("a case has input");
+    let tables = tables.as_object().expect("tables by name").iter();
+    let table = |(name, table): (&String, &Value)| {
+        let columns = table["columns"].as_object().expect("columns by name").iter();
+        let fields: Vec<_> = columns
+            .map(|(name, of)| Field::new(name, data_type(of.as_str().expect("a type")), true))
+            .collect();
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let rows = rows(&input.join(format!("{name}.ndjson")), &schema);
+        let time = table["event_time"].as_str().expect("a column");
+        let delay = table["watermark"].as_str().expect("a span");
+        let seconds: i64 = delay
+            .split_once(' ')
+            .and_then(|(number, _)| number.parse().ok())
+            .expect("a number of seconds");
+        let stream = Stream {
+            partitions: Arc::new(vec![rows]),
+            time: schema.index_of(time).expect("it has the column"),
+            delay: seconds * 1_000_000,
+        };
+        (name.clone(), stream)
+    };
+    tables.map(table).collect()
+}
+
+fn rows(path: &Path, schema: &SchemaRef) -> RecordBatch {
+    let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let reader = ReaderBuilder::new(Arc::clone(schema)).build(BufReader::new(file));
+    let batches: Result<Vec<_>, _> = reader.expect("types that JSON has").collect();
+    concat_batches(schema, &batches.expect("input of the table's types")).expect("one schema")
+}
+
+/// A row as `expected.csv` has it, decimals without zeros at their end.
+fn line(fields: impl Iterator<Item = Option<String>>) -> String {
+    let field = |field: Option<String>| match field {
+        None => String::new(),
+        Some(text) if text.is_empty() || text.contains(['"', ',', '\n', '\r']) => {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        }
+        Some(text) => trimmed(&text),
+    };
+    fields.map(field).collect::<Vec<_>>().join(",")
+}
+
+fn trimmed(text: &str) -> String {
+    let is_number = text.parse::<f64>().is_ok() && text.contains('.') && !text.contains(['e', 'n']);
+    if !is_number {
+        return text.to_owned();
+    }
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn lines(batch: &RecordBatch) -> Vec<String> {
+    let options = FormatOptions::default().with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.3f"));
+    let columns: Vec<_> = batch
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column, &options).expect("a type that is shown"))
+        .collect();
+    let field = |column: usize, row: usize| {
+        batch.column(column).is_valid(row).then(|| columns[column].value(row).to_string())
+    };
+    (0..batch.num_rows())
+        .map(|row| line((0..columns.len()).map(|column| field(column, row))))
+        .collect()
+}
+
+/// The rows of `expected.csv`, sorted; fields that hold quotes stay as they are.
+fn expected(case: &Path) -> Vec<String> {
+    let text = read(&case.join("expected.csv"));
+    let mut rows: Vec<String> = text
+        .lines()
+        .skip(1)
+        .map(|row| {
+            let mut fields = Vec::new();
+            let (mut field, mut quoted) = (String::new(), false);
+            for character in row.chars() {
+                match character {
+                    '"' => {
+                        quoted = !quoted;
+                        field.push('"');
+                    }
+                    ',' if !quoted => fields.push(std::mem::take(&mut field)),
+                    other => field.push(other),
+                }
+            }
+            fields.push(field);
+            let fields: Vec<String> = fields.iter().map(|field| trimmed(field)).collect();
+            fields.join(",")
+        })
+        .collect();
+    rows.sort_unstable();
+    rows
+}
+
+async fn register_all(context: &SessionContext, case: &Path, streams: &BTreeMap<String, Stream>) {
+    for (name, stream) in streams {
+        let table = StreamTable { name: name.clone(), schema: stream.partitions[0].schema() };
+        register(context, "main", name, Arc::new(table)).expect("it registers");
+    }
+    let Some(views) = nearest(case, "views.sql") else { return };
+    let text: String =
+        read(&views).lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
+    for view in text.split(';').map(str::trim).filter(|view| !view.is_empty()) {
+        let rest = view.strip_prefix("CREATE VIEW ").expect("a view");
+        let (name, sql) = rest.split_once(" AS").expect("a view of a query");
+        // Views that cannot be planned yet are missed by the cases that use them.
+        if let Ok(plan) = plan(context, sql).await {
+            let view = Arc::new(ViewTable::new(plan, None));
+            register(context, "main", name.trim(), view).expect("it registers");
+        }
+    }
+}
+
+#[tokio::test]
+async fn cases_are_answered_as_duckdb_answers_them_or_refused() {
+    let mut seen = Vec::new();
+    let mut wrong = Vec::new();
+    for group in GROUPS {
+        let folder = root().join(group);
+        let entries = std::fs::read_dir(&folder).expect("a folder of cases");
+        let mut cases: Vec<PathBuf> =
+            entries.map(|entry| entry.expect("an entry").path()).collect();
+        cases.sort_unstable();
+        for case in cases.iter().filter(|case| case.join("query.sql").exists()) {
+            let name = format!("{group}/{}", case.file_name().expect("a name").to_string_lossy());
+            let streams = tables(case);
+            let context = context();
+            register_all(&context, case, &streams).await;
+            let query = read(&case.join("query.sql"));
+            let sql = query.trim().trim_end_matches(';');
+            let streams = Streams::new(streams);
+            let lowered = match plan(&context, sql).await {
+                Ok(plan) => streams.lower(&plan, 1).map(|_| plan),
+                Err(error) => Err(error),
+            };
+            let plan = match lowered {
+                Ok(plan) => plan,
+                Err(error) => {
+                    let is_refused = error.code() == code::SQL;
+                    if SUPPORTED.contains(&name.as_str()) || !is_refused {
+                        wrong.push(format!("{name}: {error}"));
+                    }
+                    continue;
+                }
+            };
+            seen.push(name.clone());
+            let expected = expected(case);
+            for seed in 0..4 {
+                let mut found: Vec<String> =
+                    run(&streams, &plan, seed).await.iter().flat_map(lines).collect();
+                found.sort_unstable();
+                if found != expected {
+                    let missing: Vec<_> =
+                        expected.iter().filter(|row| !found.contains(row)).take(3).collect();
+                    let more: Vec<_> =
+                        found.iter().filter(|row| !expected.contains(row)).take(3).collect();
+                    wrong.push(format!(
+                        "{name}, seed {seed}: {} rows instead of {}; missing {missing:?}, more {more:?}",
+                        found.len(),
+                        expected.len()
+                    ));
+                    break;
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(seen, SUPPORTED, "the list is true");
+}
