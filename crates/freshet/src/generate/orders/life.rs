@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use super::world::{CITIES, Mood, World};
-use crate::generate::rng::{Rng, below, threshold};
+use crate::generate::rng::{Rng, below, below_wide, threshold};
 
 /// What an order event says has come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -300,9 +300,7 @@ impl Lives {
         let (first, detail) = (rng.bits(), rng.bits());
         let at = second * 1_000 + i64::from(below(first as u32, 1_000));
         let bound = self.sending.bound;
-        let within = |bits: u64, limit: i64| {
-            (u128::from(bits) * u128::from(limit.unsigned_abs()) >> 64) as i64
-        };
+        let within = |bits: u64, limit: i64| below_wide(bits, limit.unsigned_abs()) as i64;
         let delay = within(rng.bits(), bound);
         let event = Event { arrival: at + delay, order, step, at, fate: Fate::Good };
         if matches!(step, Step::Courier(_)) {
