@@ -28,6 +28,11 @@ pub(super) fn below(bits: u32, limit: u32) -> u32 {
     ((u64::from(bits) * u64::from(limit)) >> 32) as u32
 }
 
+/// 64 random bits, scaled to `0..limit`.
+pub(super) fn below_wide(bits: u64, limit: u64) -> u64 {
+    ((u128::from(bits) * u128::from(limit)) >> 64) as u64
+}
+
 /// The bound under which a random 32-bit number lies with probability `share`.
 pub(super) fn threshold(share: f64) -> u64 {
     (share.clamp(0.0, 1.0) * 4_294_967_296.0).round() as u64

@@ -18,7 +18,8 @@ pub(super) fn number(mut number: u64, out: &mut Vec<u8>) {
 }
 
 /// Appends the last two decimal digits of a number.
-pub(super) fn two(number: u64, out: &mut Vec<u8>) {
+pub(super) fn two(number: impl Into<u64>, out: &mut Vec<u8>) {
+    let number = number.into();
     out.extend_from_slice(&[b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]);
 }
 
@@ -56,7 +57,7 @@ impl TimeText {
                 (b':', time.second()),
             ] {
                 text.push(before);
-                two(u64::from(part), text);
+                two(part, text);
             }
             text.push(b'.');
         }

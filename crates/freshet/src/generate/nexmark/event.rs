@@ -2,7 +2,7 @@
 
 use super::NexmarkEvents;
 use super::tables::{Tables, string};
-use crate::generate::rng::{Rng, below};
+use crate::generate::rng::{Rng, below, below_wide};
 use crate::generate::text::{TimeText, number, two};
 
 /// Events after which the mixture repeats: one person, three auctions, 46 bids.
@@ -125,9 +125,10 @@ const fn horizon() -> u64 {
     AUCTIONS_IN_FLIGHT * EPOCH / AUCTIONS
 }
 
-/// The last person, from 0, when event `number` is made; its own where it is one.
+/// The last person, from 0, when event `number` is made; its own where it is one. There is one in
+/// an epoch, at its begin.
 fn last_person(number: u64) -> u64 {
-    number / EPOCH * PERSONS + (number % EPOCH).min(PERSONS - 1)
+    number / EPOCH
 }
 
 /// The last auction, from 0, when event `number`, which is no person, is made; its own where it is one.
@@ -222,7 +223,7 @@ impl<'a> Writer<'a> {
         let initial = self.tables.price(bits as u32);
         let reserve = initial + self.tables.price((bits >> 32) as u32);
         let ahead = (self.numbers.time(event + horizon()) - time).unsigned_abs();
-        let length = 1 + (u128::from(rng.bits()) * u128::from((2 * ahead).max(1)) >> 64) as i64;
+        let length = 1 + below_wide(rng.bits(), (2 * ahead).max(1)) as i64;
 
         out.extend_from_slice(b"{\"event_type\":1,\"person\":null,\"auction\":{\"id\":");
         number(FIRST_AUCTION + last_auction(event), out);

@@ -92,10 +92,10 @@ fn hot_auctions_bidders_sellers_and_channels_have_their_share() {
     };
     for event in &events {
         match number(&event["event_type"]) {
-            1 => note("seller", number(&event["auction"]["seller"]) % 100 == 0),
+            1 => note("seller", number(&event["auction"]["seller"]).is_multiple_of(100)),
             2 => {
                 let bid = &event["bid"];
-                note("auction", number(&bid["auction"]) % 100 == 0);
+                note("auction", number(&bid["auction"]).is_multiple_of(100));
                 note("bidder", number(&bid["bidder"]) % 100 == 1);
                 let channel = bid["channel"].as_str().expect("it is text");
                 note("channel", !channel.starts_with("channel-"));

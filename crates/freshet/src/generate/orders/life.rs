@@ -1,13 +1,15 @@
 //! What becomes of an order and when, and which events a second has.
 //!
 //! Orders are divided into 256 groups; those of a group have the same delays, in whole seconds. So
-//! the events of a second are found from the orders placed in earlier ones without remembering any,
+//! the events of a second are found from the numbers of orders placed in earlier ones, remembering none,
 //! and a stream can begin with orders under way.
+
+use std::collections::VecDeque;
 
 use serde::Serialize;
 
 use super::world::{CITIES, Mood, World};
-use crate::generate::rng::{Rng, below, threshold};
+use crate::generate::rng::{Rng, below, below_wide, threshold};
 
 /// What an order event says has come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -137,6 +139,8 @@ pub(super) struct Event {
 /// Groups of orders with the same delays.
 const GROUPS: u32 = 256;
 const NONE: u16 = u16::MAX;
+/// Seconds from when an order is placed to its last event, at most.
+const LONGEST: i64 = 4_500;
 /// What an order is delivered within, in seconds.
 pub(super) const IN_TIME: i64 = 45 * 60;
 
@@ -182,7 +186,7 @@ impl Life {
         if !lost {
             // In time with a minute to spare, or a minute too late at least: chance within a second
             // does not matter.
-            let delivered = if slow { draw(2_760, 4_500) } else { delivered.min(2_640) };
+            let delivered = if slow { draw(2_760, LONGEST as u32) } else { delivered.min(2_640) };
             life.order[Status::Delivered as usize] = delivered as u16;
             life.courier[Courier::Delivered as usize] = delivered as u16;
         }
@@ -237,6 +241,18 @@ pub(super) struct Lives {
     start: i64,
     /// Seconds of event time.
     seconds: i64,
+    /// What the last seconds placed, up to the one whose events were asked for last.
+    recent: VecDeque<[Placed; CITIES.len()]>,
+    /// The second that `recent` begins with.
+    recent_from: i64,
+}
+
+/// The orders that a city places in a second.
+#[derive(Debug, Clone, Copy)]
+struct Placed {
+    count: u32,
+    /// The group of the first.
+    turn: u32,
 }
 
 impl Lives {
@@ -250,6 +266,8 @@ impl Lives {
             sending,
             start,
             seconds,
+            recent: VecDeque::new(),
+            recent_from: -LONGEST,
         }
     }
 
@@ -266,7 +284,9 @@ impl Lives {
     }
 
     /// Calls `each` with the events of one second of event time, each as often as it is sent.
-    pub(super) fn events(&self, world: &World, second: i64, each: &mut dyn FnMut(Event)) {
+    /// Seconds are asked for one after another.
+    pub(super) fn events(&mut self, world: &World, second: i64, each: &mut dyn FnMut(Event)) {
+        self.remember(world, second);
         let minute = self.minute(second * 1_000);
         for city in 0..CITIES.len() {
             if world.mood(city, minute) == Mood::Silent {
@@ -283,14 +303,31 @@ impl Lives {
                         continue;
                     }
                     let placed = second - i64::from(delay);
-                    let count = world.placed(city, placed, self.minute(placed * 1_000));
-                    let mut nth = (group + GROUPS - self.turn(placed, city)) % GROUPS;
-                    while nth < count {
+                    let orders = self.recent[(placed - self.recent_from) as usize][city];
+                    let mut nth = (group + GROUPS - orders.turn) % GROUPS;
+                    while nth < orders.count {
                         self.send(OrderId::new(placed, city, nth), step, second, each);
                         nth += GROUPS;
                     }
                 }
             }
+        }
+    }
+
+    fn remember(&mut self, world: &World, second: i64) {
+        let mut next = self.recent_from + self.recent.len() as i64;
+        while next <= second {
+            let minute = self.minute(next * 1_000);
+            let placed = std::array::from_fn(|city| Placed {
+                count: world.placed(city, next, minute),
+                turn: self.turn(next, city),
+            });
+            self.recent.push_back(placed);
+            next += 1;
+        }
+        while second - self.recent_from > LONGEST {
+            self.recent.pop_front();
+            self.recent_from += 1;
         }
     }
 
@@ -300,9 +337,7 @@ impl Lives {
         let (first, detail) = (rng.bits(), rng.bits());
         let at = second * 1_000 + i64::from(below(first as u32, 1_000));
         let bound = self.sending.bound;
-        let within = |bits: u64, limit: i64| {
-            (u128::from(bits) * u128::from(limit.unsigned_abs()) >> 64) as i64
-        };
+        let within = |bits: u64, limit: i64| below_wide(bits, limit.unsigned_abs()) as i64;
         let delay = within(rng.bits(), bound);
         let event = Event { arrival: at + delay, order, step, at, fate: Fate::Good };
         if matches!(step, Step::Courier(_)) {

@@ -181,7 +181,7 @@ impl Writer {
                 }
                 number(u64::from(order.cents / 100), out);
                 out.push(b'.');
-                two(u64::from(order.cents), out);
+                two(order.cents, out);
             }
         }
         out.extend_from_slice(b",\"event_time\":\"");

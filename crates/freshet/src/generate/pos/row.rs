@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Plan;
 use crate::generate::rng::{Rng, below};
+use crate::generate::text::{number, two};
 
 /// A fault that a record can have. Each record has one at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, clap::ValueEnum)]
@@ -266,23 +267,4 @@ fn iso(date: NaiveDate) -> [u8; 10] {
         *to = from;
     }
     text
-}
-
-fn two(number: u32, out: &mut Vec<u8>) {
-    out.push(b'0' + (number / 10 % 10) as u8);
-    out.push(b'0' + (number % 10) as u8);
-}
-
-fn number(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
