@@ -9,6 +9,7 @@ use crate::contract::Contract;
 use crate::error::{Error, Result, code};
 use crate::sink::{Guarantee, Sink};
 use crate::source::Source;
+use crate::stream::{StreamSink, StreamSource};
 
 /// What a connector can be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +88,26 @@ pub trait Connector: Debug + Send + Sync {
         _table: &str,
         _context: &ConnectorContext,
     ) -> Result<Arc<dyn Sink>> {
+        Err(self.not(Role::Sink))
+    }
+
+    /// Makes a source without an end.
+    fn stream(
+        &self,
+        _options: &serde_json::Value,
+        _spec: SourceSpec,
+        _context: &ConnectorContext,
+    ) -> Result<Arc<dyn StreamSource>> {
+        Err(self.not(Role::Source))
+    }
+
+    /// Makes a sink that writes `table` without an end.
+    fn stream_sink(
+        &self,
+        _options: &serde_json::Value,
+        _table: &str,
+        _context: &ConnectorContext,
+    ) -> Result<Arc<dyn StreamSink>> {
         Err(self.not(Role::Sink))
     }
 

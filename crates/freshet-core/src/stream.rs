@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -91,6 +92,19 @@ pub enum Start {
     Latest,
     /// At this record.
     At(Position),
+    /// Where the source's own options say.
+    Configured,
+}
+
+/// Something that is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// What waits, e.g. a partition.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+    /// Since when, in microseconds since 1970.
+    pub since: i64,
 }
 
 /// Bytes of one partition as they were fetched: what a [`BlockDecoder`] of the same source reads.
@@ -123,6 +137,16 @@ pub trait StreamSource: fmt::Debug + Send + Sync {
     /// A decoder of the blocks of any partition, of the columns `projection` of the schema.
     fn decoder(&self, projection: &[usize]) -> Result<Box<dyn BlockDecoder>>;
 
+    /// What its fetchers wait for, new records apart.
+    fn waits(&self) -> Vec<Wait> {
+        Vec::new()
+    }
+
+    /// How often [`Self::partitions`] is to be asked for new ones; `None` is never.
+    fn discovery_interval(&self) -> Option<Duration> {
+        None
+    }
+
     /// A checkpoint at `positions` is durable: for the eyes of others alone, nothing rests on it.
     async fn publish(&self, _positions: &BTreeMap<Partition, Position>) -> Result<()> {
         Ok(())
@@ -142,6 +166,10 @@ pub trait Fetcher: Send {
 
 /// Bytes of blocks to rows: synchronous, one block after another.
 pub trait BlockDecoder: Send {
+    /// The next number of a partition means this one, as it does with [`Fetcher::add`]: to be called
+    /// before the first block of it.
+    fn add(&mut self, _partition: &Partition) {}
+
     /// Decodes a block, appending to `out`. A bad record is a reject, whose offset is its position.
     fn decode(&mut self, block: &Block, out: &mut Decoded) -> Result<()>;
 }

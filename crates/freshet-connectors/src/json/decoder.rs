@@ -9,7 +9,7 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Schema, SchemaRef};
 use freshet_core::contract::{ContractMode, Evolution};
 use freshet_core::error::{Error, Result, ResultExt, code};
-use freshet_core::format::{Chunk, Decoder, ReadSpec};
+use freshet_core::format::{Chunk, Decoder, Messages, ReadSpec, decode_apart};
 use freshet_core::record::{Decoded, Reject, Rule};
 use freshet_core::types::ColumnType;
 
@@ -422,6 +422,14 @@ impl JsonDecoder {
         Ok(())
     }
 
+    /// Gives what is held, and what the records need of a contract that evolves.
+    fn finish(&mut self, out: &mut Decoded) -> Result<()> {
+        self.flush(out)?;
+        out.evolution.merge(std::mem::take(&mut self.record.widened));
+        out.evolution.added.append(&mut self.record.late);
+        Ok(())
+    }
+
     /// Gives the rows that are held as a batch.
     fn flush(&mut self, out: &mut Decoded) -> Result<()> {
         if self.rows == 0 {
@@ -453,14 +461,30 @@ impl JsonDecoder {
 }
 
 impl Decoder for JsonDecoder {
+    fn decode_messages(&mut self, messages: &Messages<'_>, out: &mut Decoded) -> Result<()> {
+        if self.shape == Shape::Elements {
+            return decode_apart(self, messages, out);
+        }
+        for (&(start, end), &offset) in messages.spans.iter().zip(messages.offsets) {
+            let message = &messages.bytes[start as usize..end as usize];
+            if blanks(message, 0) == message.len() {
+                let refusal = Refusal::new(Rule::Syntax, "an object was expected");
+                self.enter(Err(refusal), message, offset, 1, out)?;
+                continue;
+            }
+            out.lines = 1;
+            self.line(message, false, offset, out)?;
+        }
+        out.lines = 0;
+        self.finish(out)
+    }
+
     fn decode(&mut self, chunk: &Chunk, out: &mut Decoded) -> Result<usize> {
         let consumed = match self.shape {
             Shape::Lines => self.lines(chunk, out)?,
             Shape::Elements => self.elements(chunk, out)?,
         };
-        self.flush(out)?;
-        out.evolution.merge(std::mem::take(&mut self.record.widened));
-        out.evolution.added.append(&mut self.record.late);
+        self.finish(out)?;
         Ok(consumed)
     }
 }
