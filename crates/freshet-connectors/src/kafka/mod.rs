@@ -2,9 +2,11 @@
 //!
 //! - [`client`]: a thin client of the protocol; messages are `kafka-protocol`'s.
 //! - [`records`], [`compression`]: batches of records without an object each.
+//! - [`batch`]: batches on their way out.
 //! - [`source`], [`fetcher`], [`decoder`]: reading. Brokers' bytes become blocks as they are; a
 //!   worker checks, decompresses and decodes them.
 
+pub mod batch;
 pub mod client;
 pub mod compression;
 pub mod decoder;

@@ -21,7 +21,9 @@ use kafka_protocol::messages::{BrokerId, GroupId, ListOffsetsRequest, OffsetComm
 use kafka_protocol::protocol::StrBytes;
 use parking_lot::Mutex;
 
-use super::client::{Cluster, Connection, Coordinates, TopicPartition, refused, topic_name};
+use super::client::{
+    Cluster, Connection, Coordinates, TopicPartition, refused, retrying, topic_name,
+};
 use super::decoder::KafkaDecoder;
 use super::fetcher::KafkaFetcher;
 use super::options::{Isolation, KafkaOptions, StartFrom, Tombstones};
@@ -303,6 +305,12 @@ impl Shared {
                 },
             },
         };
+        let patience = self.cluster.options.request_timeout;
+        retrying(patience, || self.at(partition, timestamp)).await
+    }
+
+    /// The first offset at `timestamp` or later, asked of whoever leads.
+    async fn at(&self, partition: &TopicPartition, timestamp: i64) -> Result<i64> {
         let topic = self.cluster.topic(&partition.topic).await?;
         let leader = topic.leaders.get(&partition.index).copied().flatten().ok_or_else(|| {
             Error::new(code::SOURCE, format!("partition \"{partition}\" has no leader")).retryable()

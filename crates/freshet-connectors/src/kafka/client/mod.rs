@@ -2,11 +2,14 @@
 //!
 //! Requests and answers are `kafka-protocol`'s. Nothing here retries: whoever calls knows how long.
 
+mod admin;
 mod connection;
+pub mod produce;
 pub(super) mod security;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use freshet_core::error::{Error, Result, code};
 use kafka_protocol::error::ResponseError;
@@ -243,4 +246,23 @@ pub fn refused(error: i16, what: impl FnOnce() -> String) -> Error {
         _ => wrapped,
     };
     if known.is_retriable() { wrapped.retryable() } else { wrapped }
+}
+
+/// Calls again, with growing waits, for as long as the error may pass and patience lasts.
+pub async fn retrying<T, F>(patience: Duration, mut call: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let begun = tokio::time::Instant::now();
+    let mut wait = Duration::from_millis(20);
+    loop {
+        match call().await {
+            Err(error) if error.is_retryable() && begun.elapsed() + wait < patience => {
+                tracing::debug!(%error, "kafka is asked again");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(2));
+            }
+            result => return result,
+        }
+    }
 }
