@@ -11,7 +11,7 @@ use freshet_connectors::kafka::client::Cluster;
 use freshet_connectors::kafka::client::produce::Sender;
 use freshet_connectors::kafka::options::KafkaOptions;
 use freshet_connectors::kafka::records::Compression;
-use freshet_core::clock::SystemClock;
+use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::config::{HumanDuration, Share};
 use freshet_core::contract::{Contract, ContractColumn};
 use freshet_core::record::Decoded;
@@ -55,6 +55,8 @@ async fn fill(brokers: &str, topic: &str, events: u64, compression: Compression)
     let mut sender = Sender::new(Arc::clone(&cluster), topic.into());
     let producer = cluster.producer(None, Duration::from_secs(60)).await?;
     let mut sequences = [0_i32; 4];
+    // Old enough ones would be deleted by the topic's retention.
+    let now = SystemClock.now_micros() / 1000;
     let mut number = 0;
     while number < events {
         let mut batches = BTreeMap::new();
@@ -62,12 +64,7 @@ async fn fill(brokers: &str, topic: &str, events: u64, compression: Compression)
             let mut batch = BatchBuilder::default();
             while batch.len() < 256 << 10 && number < events {
                 let text = event(number);
-                batch.push(
-                    None,
-                    Some(text.as_bytes()),
-                    &[],
-                    1_700_000_000_000 + number as i64 / 100,
-                );
+                batch.push(None, Some(text.as_bytes()), &[], now);
                 number += 1;
             }
             let count = batch.count();

@@ -12,6 +12,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -191,6 +192,10 @@ pub struct PendingCommit {
 pub trait StreamSink: fmt::Debug + Send + Sync {
     /// What it promises.
     fn guarantee(&self) -> Guarantee;
+
+    /// Where staged rows may be kept until they are committed: as durable as checkpoints, and the
+    /// same for all instances of the job. Told before [`Self::open`].
+    fn stage_in(&self, _store: Arc<dyn ObjectStore>) {}
 
     /// As many writers as there are in `wakes`, each of which is to be woken when its writer has room
     /// again. From then on nothing that an instance of an earlier generation does can change the

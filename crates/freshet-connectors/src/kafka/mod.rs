@@ -5,6 +5,7 @@
 //! - [`batch`]: batches on their way out.
 //! - [`source`], [`fetcher`], [`decoder`]: reading. Brokers' bytes become blocks as they are; a
 //!   worker checks, decompresses and decodes them.
+//! - [`sink`]: writing, by transactions or at once.
 
 pub mod batch;
 pub mod client;
@@ -13,6 +14,7 @@ pub mod decoder;
 pub mod fetcher;
 pub mod options;
 pub mod records;
+pub mod sink;
 pub mod source;
 
 use std::sync::Arc;
@@ -20,11 +22,12 @@ use std::sync::Arc;
 use freshet_core::error::Result;
 use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec};
 use freshet_core::sink::Guarantee;
-use freshet_core::stream::StreamSource;
+use freshet_core::stream::{StreamSink, StreamSource};
 use serde_json::Value;
 
 use crate::formats::Format;
 use options::KafkaOptions;
+use sink::KafkaSink;
 use source::KafkaSource;
 
 /// The connector.
@@ -63,6 +66,16 @@ impl Connector for KafkaConnector {
     ) -> Result<Arc<dyn StreamSource>> {
         let options = KafkaOptions::read(options, &context.connection)?;
         Ok(Arc::new(KafkaSource::new(options, &spec, context, &self.formats)?))
+    }
+
+    fn stream_sink(
+        &self,
+        options: &Value,
+        table: &str,
+        context: &ConnectorContext,
+    ) -> Result<Arc<dyn StreamSink>> {
+        let options = KafkaOptions::read(options, &context.connection)?;
+        Ok(Arc::new(KafkaSink::new(options, table, context)?))
     }
 }
 
