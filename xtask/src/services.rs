@@ -12,9 +12,12 @@ use clap::Subcommand;
 use crate::paths;
 
 mod apt;
+mod java;
+mod kafka;
 mod moto;
 mod postgres;
 mod python;
+mod schema_registry;
 
 pub use python::environment;
 
@@ -48,6 +51,8 @@ pub fn run(action: Action) -> Result<()> {
         Action::Down => {
             postgres::Postgres::new(&folder).down()?;
             moto::Moto::new(&folder).down()?;
+            kafka::Kafka::new(&folder).down()?;
+            schema_registry::SchemaRegistry::new(&folder).down()?;
         }
         Action::Status => {
             let say = |name: &str, runs: bool, address: &str| {
@@ -57,6 +62,11 @@ pub fn run(action: Action) -> Result<()> {
             say("postgres", postgres.runs(), &postgres.address());
             let moto = moto::Moto::new(&folder);
             say("s3", moto.runs(), &moto.address());
+            let kafka = kafka::Kafka::new(&folder);
+            say("kafka", kafka.runs(), &kafka.address());
+            say("kafka over TLS", kafka.runs(), &kafka.secure_address());
+            let registry = schema_registry::SchemaRegistry::new(&folder);
+            say("schema registry", registry.runs(), &registry.address());
         }
     }
     Ok(())
@@ -71,11 +81,20 @@ pub fn up() -> Result<Addresses> {
     postgres.up()?;
     let moto = moto::Moto::new(&folder);
     moto.up()?;
+    let kafka = kafka::Kafka::new(&folder);
+    kafka.up()?;
+    let registry = schema_registry::SchemaRegistry::new(&folder);
+    registry.up()?;
     let python = readers(&folder)?;
     Ok(Addresses {
         variables: vec![
             ("FRESHET_TEST_POSTGRES", postgres.address()),
             ("FRESHET_TEST_S3", moto.address()),
+            ("FRESHET_TEST_KAFKA", kafka.address()),
+            ("FRESHET_TEST_KAFKA_TLS", kafka.secure_address()),
+            ("FRESHET_TEST_KAFKA_CA", kafka.authority().display().to_string()),
+            ("FRESHET_TEST_KAFKA_LIBS", kafka.libs().display().to_string()),
+            ("FRESHET_TEST_SCHEMA_REGISTRY", registry.address()),
             ("FRESHET_TEST_PYTHON", python.display().to_string()),
         ],
     })

@@ -5,6 +5,7 @@ pub mod files;
 pub mod formats;
 pub mod infer;
 pub mod json;
+pub mod kafka;
 pub mod log;
 pub mod messages;
 pub mod options;
@@ -34,6 +35,7 @@ fn formats() -> Vec<Arc<dyn Format>> {
 pub fn registry() -> Registry {
     let mut connectors: Vec<Arc<dyn Connector>> = vec![
         Arc::new(files::FilesConnector::new(formats())),
+        Arc::new(kafka::KafkaConnector::new(formats())),
         Arc::new(log::LogConnector::new(formats())),
         Arc::new(postgres::PostgresConnector),
     ];

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::contract::Evolution;
+use crate::rows::RowKind;
 use arrow::array::RecordBatch;
 use arrow::buffer::ScalarBuffer;
 use serde::{Deserialize, Serialize};
@@ -108,9 +109,13 @@ pub struct Decoded {
     /// For each of `batches`, the offset of each row's record as [`Reject::offset`] counts it.
     /// Empty unless `ReadSpec::offsets` asks for it.
     pub offsets: Vec<ScalarBuffer<i64>>,
+    /// For each of `batches`, the kind of each row. Empty where all rows are inserts.
+    pub kinds: Vec<Vec<RowKind>>,
     /// The bad records in their order.
     pub rejects: Vec<Reject>,
-    /// Records that the chunk held: good and bad. Blank lines, comments and headers are none.
+    /// Records that were left out on purpose, without being bad.
+    pub filtered: u64,
+    /// Records that the chunk held: good, bad and filtered. Blank lines, comments and headers are none.
     pub records: u64,
     /// Records in `batches`.
     pub good: u64,
@@ -128,7 +133,9 @@ impl Decoded {
     pub fn clear(&mut self) {
         self.batches.clear();
         self.offsets.clear();
+        self.kinds.clear();
         self.rejects.clear();
+        self.filtered = 0;
         self.records = 0;
         self.good = 0;
         self.discarded_values = 0;
@@ -139,6 +146,7 @@ impl Decoded {
     /// Whether every record is accounted for.
     pub fn balances(&self) -> bool {
         let rows: usize = self.batches.iter().map(RecordBatch::num_rows).sum();
-        self.good == rows as u64 && self.records == self.good + self.rejects.len() as u64
+        let left = self.rejects.len() as u64 + self.filtered;
+        self.good == rows as u64 && self.records == self.good + left
     }
 }

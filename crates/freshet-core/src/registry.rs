@@ -10,7 +10,7 @@ use crate::error::{Error, Result, code};
 use crate::ingest::Ingest;
 use crate::sink::{Guarantee, Sink};
 use crate::source::Source;
-use crate::stream::StreamSource;
+use crate::stream::{StreamSink, StreamSource};
 
 /// What a connector can be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +113,16 @@ pub trait Connector: Debug + Send + Sync {
         _table: &str,
         _context: &ConnectorContext,
     ) -> Result<Arc<dyn Sink>> {
+        Err(self.not(Role::Sink))
+    }
+
+    /// Makes a sink that writes `table` without an end.
+    fn stream_sink(
+        &self,
+        _options: &serde_json::Value,
+        _table: &str,
+        _context: &ConnectorContext,
+    ) -> Result<Arc<dyn StreamSink>> {
         Err(self.not(Role::Sink))
     }
 

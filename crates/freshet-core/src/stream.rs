@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -100,6 +102,19 @@ pub enum Start {
     Latest,
     /// At this record.
     At(Position),
+    /// Where the source's own options say.
+    Configured,
+}
+
+/// Something that is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// What waits, e.g. a partition.
+    pub what: String,
+    /// Why.
+    pub reason: String,
+    /// Since when, in microseconds since 1970.
+    pub since: i64,
 }
 
 /// Bytes of one partition as they were fetched: what a [`BlockDecoder`] of the same source reads.
@@ -132,6 +147,16 @@ pub trait StreamSource: fmt::Debug + Send + Sync {
     /// A decoder of the blocks of any partition, of the columns `projection` of the schema.
     fn decoder(&self, projection: &[usize]) -> Result<Box<dyn BlockDecoder>>;
 
+    /// What its fetchers wait for, new records apart.
+    fn waits(&self) -> Vec<Wait> {
+        Vec::new()
+    }
+
+    /// How often [`Self::partitions`] is to be asked for new ones; `None` is never.
+    fn discovery_interval(&self) -> Option<Duration> {
+        None
+    }
+
     /// A checkpoint at `positions` is durable: for the eyes of others alone, nothing rests on it.
     async fn publish(&self, _positions: &BTreeMap<Partition, Position>) -> Result<()> {
         Ok(())
@@ -151,6 +176,10 @@ pub trait Fetcher: Send {
 
 /// Bytes of blocks to rows: synchronous, one block after another.
 pub trait BlockDecoder: Send {
+    /// The next number of a partition means this one, as it does with [`Fetcher::add`]: to be called
+    /// before the first block of it.
+    fn add(&mut self, _partition: &Partition) {}
+
     /// Decodes a block, appending to `out`. A bad record is a reject, whose offset is its position.
     fn decode(&mut self, block: &Block, out: &mut Decoded) -> Result<()>;
 }
@@ -172,6 +201,10 @@ pub struct PendingCommit {
 pub trait StreamSink: fmt::Debug + Send + Sync {
     /// What it promises.
     fn guarantee(&self) -> Guarantee;
+
+    /// Where staged rows may be kept until they are committed: as durable as checkpoints, and the
+    /// same for all instances of the job. Told before [`Self::open`].
+    fn stage_in(&self, _store: Arc<dyn ObjectStore>) {}
 
     /// As many writers as there are in `wakes`, each of which is to be woken when its writer has room
     /// again. From then on nothing that an instance of an earlier generation does can change the

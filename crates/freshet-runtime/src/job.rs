@@ -12,6 +12,7 @@ use freshet_core::{Error, ErrorKind, Result, error::code};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
+use object_store::prefix::PrefixStore;
 
 use crate::checkpoint::{
     Coordinator, Effect, Event, Manifest, Part, Repository, RunRef, Settings, Shape, SinkShape,
@@ -294,6 +295,9 @@ impl Job {
         let mut writers = HashMap::new();
         for (place, stage) in self.plan.stages.iter().enumerate() {
             let Some(SinkPlan { id, sink, .. }) = &stage.sink else { continue };
+            let staged = format!("{}/staged/{id}", self.plan.name);
+            let store = Arc::clone(&self.environment.store);
+            sink.stage_in(Arc::new(PrefixStore::new(store, staged)));
             let opened = sink.open(claim, &self.wakes(stage)).await?;
             if let Some(state) = manifest.sinks.get(id).filter(|state| !state.pending.is_empty()) {
                 sink.commit(manifest.generation, &state.pending).await?;

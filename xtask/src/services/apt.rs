@@ -13,11 +13,16 @@ struct Need {
     there: fn() -> bool,
 }
 
-const NEEDS: [Need; 4] = [
+const NEEDS: [Need; 6] = [
     Need {
         package: "build-essential",
         there: || sh::succeeds(Command::new("cc").arg("--version")),
     },
+    Need {
+        package: "openjdk-17-jre-headless",
+        there: || sh::succeeds(Command::new("java").arg("-version")),
+    },
+    Need { package: "maven", there: || sh::succeeds(Command::new("mvn").arg("-version")) },
     Need { package: "openssl", there: || sh::succeeds(Command::new("openssl").arg("version")) },
     Need { package: "postgresql", there: || super::postgres::programs().is_some() },
     Need {

@@ -10,7 +10,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use freshet_core::contract::{ContractMode, Evolution};
 use freshet_core::error::{Error, Result, ResultExt, code};
-use freshet_core::format::{Chunk, Decoder, Message, MessageDecoder, ReadSpec};
+use freshet_core::format::{
+    Chunk, Decoder, Message, MessageDecoder, Messages, ReadSpec, decode_apart,
+};
 use freshet_core::record::{Decoded, Reject, Rule};
 use freshet_core::types::ColumnType;
 
@@ -565,6 +567,18 @@ fn run(messages: &[Message]) -> usize {
 }
 
 impl Decoder for JsonDecoder {
+    fn decode_messages(&mut self, messages: &Messages<'_>, out: &mut Decoded) -> Result<()> {
+        if self.shape == Shape::Elements {
+            return decode_apart(self, messages, out);
+        }
+        for (&(start, end), &offset) in messages.spans.iter().zip(messages.offsets) {
+            let message = &messages.bytes[start as usize..end as usize];
+            out.lines += 1;
+            self.line(message, false, offset, out)?;
+        }
+        self.conclude(out)
+    }
+
     fn decode(&mut self, chunk: &Chunk, out: &mut Decoded) -> Result<usize> {
         let consumed = match self.shape {
             Shape::Lines => self.lines(chunk, out)?,

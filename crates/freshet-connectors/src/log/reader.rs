@@ -258,7 +258,7 @@ fn start_offset(place: &Place, partition: u32, start: Start, settled: Option<u64
             Err(beyond(place, partition, position.0, settled))
         }
         (Start::At(position), _) => Ok(position.0),
-        (Start::Earliest, _) => {
+        (Start::Earliest | Start::Configured, _) => {
             Ok(list(place, partition)?.0.first().map_or(0, |segment| segment.base))
         }
         (Start::Latest, Some(settled)) => Ok(settled),

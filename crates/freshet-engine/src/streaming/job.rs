@@ -349,7 +349,7 @@ impl StreamCatalog for Catalog {
         let input = StreamInput {
             source: Arc::clone(stream),
             projection: projection.to_vec(),
-            start: Start::Earliest,
+            start: Start::Configured,
             io: Arc::clone(&self.io),
         };
         Ok((Arc::new(input), watermark))

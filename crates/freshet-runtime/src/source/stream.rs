@@ -24,9 +24,6 @@ use crate::plan::JobSource;
 /// Bytes that are fetched ahead for one task.
 const AHEAD: usize = 16 << 20;
 
-/// Microseconds between two looks for new partitions.
-const DISCOVERY: i64 = 10_000_000;
-
 /// The longest wait between two tries to fetch, in microseconds; the first is a hundredth of it.
 const LONGEST_WAIT: i64 = 10_000_000;
 
@@ -153,7 +150,13 @@ impl Fetching {
     async fn fetch_all(&mut self) -> Result<()> {
         use futures::FutureExt;
         let (io, shared) = (Arc::clone(&self.input.io), Arc::clone(&self.shared));
-        let mut look = io.sleep(DISCOVERY).fuse();
+        let interval = self.input.source.discovery_interval();
+        let interval = interval.map(|span| i64::try_from(span.as_micros()).unwrap_or(i64::MAX));
+        let later = || match interval {
+            Some(interval) => io.sleep(interval).fuse(),
+            None => futures::future::pending().boxed().fuse(),
+        };
+        let mut look = later();
         let mut wait = LONGEST_WAIT / 100;
         loop {
             if !shared.room().await {
@@ -165,7 +168,7 @@ impl Fetching {
             };
             match fetched {
                 None => {
-                    look = io.sleep(DISCOVERY).fuse();
+                    look = later();
                     // New partitions can wait; the next look finds them.
                     if let Err(error) = self.discover().await {
                         tracing::warn!(%error, "could not look for new partitions");
@@ -233,8 +236,9 @@ impl StreamFeed {
         for (partition, start) in &state.partitions[self.splits.len()..] {
             let position = match start {
                 Start::At(position) => Some(*position),
-                Start::Earliest | Start::Latest => None,
+                Start::Earliest | Start::Latest | Start::Configured => None,
             };
+            self.decoder.add(partition);
             self.splits.push((partition.clone(), position));
         }
     }

@@ -1,0 +1,83 @@
+//! The `kafka` connector: topics as streams that are read and written.
+//!
+//! - [`client`]: a thin client of the protocol; messages are `kafka-protocol`'s.
+//! - [`records`], [`compression`]: batches of records without an object each.
+//! - [`batch`]: batches on their way out.
+//! - [`source`], [`fetcher`], [`decoder`]: reading. Brokers' bytes become blocks as they are; a
+//!   worker checks, decompresses and decodes them.
+//! - [`sink`]: writing, by transactions or at once.
+
+pub mod batch;
+pub mod client;
+pub mod compression;
+pub mod decoder;
+pub mod fetcher;
+pub mod options;
+pub mod records;
+pub mod sink;
+pub mod source;
+
+use std::sync::Arc;
+
+use freshet_core::error::Result;
+use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec};
+use freshet_core::sink::Guarantee;
+use freshet_core::stream::{StreamSink, StreamSource};
+use serde_json::Value;
+
+use crate::formats::Format;
+use options::KafkaOptions;
+use sink::KafkaSink;
+use source::KafkaSource;
+
+/// The connector.
+#[derive(Debug)]
+pub struct KafkaConnector {
+    formats: Vec<Arc<dyn Format>>,
+}
+
+impl KafkaConnector {
+    /// A connector whose messages are of one of these formats.
+    pub fn new(formats: Vec<Arc<dyn Format>>) -> Self {
+        Self { formats }
+    }
+}
+
+impl Connector for KafkaConnector {
+    fn info(&self) -> ConnectorInfo {
+        ConnectorInfo {
+            name: "kafka",
+            roles: &[Role::Source, Role::Sink],
+            summary: "Reads and writes topics of Apache Kafka: keys, headers, transactions, upserts.",
+            guarantee: Some(Guarantee::ExactlyOnce),
+            options: schemars::schema_for!(KafkaOptions),
+        }
+    }
+
+    fn validate(&self, options: &Value) -> Result<()> {
+        KafkaOptions::read(options, &serde_json::Map::new()).map(drop)
+    }
+
+    fn stream(
+        &self,
+        options: &Value,
+        spec: SourceSpec,
+        context: &ConnectorContext,
+    ) -> Result<Arc<dyn StreamSource>> {
+        let options = KafkaOptions::read(options, &context.connection)?;
+        Ok(Arc::new(KafkaSource::new(options, &spec, context, &self.formats)?))
+    }
+
+    fn stream_sink(
+        &self,
+        options: &Value,
+        table: &str,
+        context: &ConnectorContext,
+    ) -> Result<Arc<dyn StreamSink>> {
+        let options = KafkaOptions::read(options, &context.connection)?;
+        Ok(Arc::new(KafkaSink::new(options, table, context)?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

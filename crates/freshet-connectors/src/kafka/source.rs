@@ -1,0 +1,361 @@
+//! Topics as a source without an end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use async_trait::async_trait;
+use freshet_core::clock::Clock;
+use freshet_core::error::{Error, Result, code};
+use freshet_core::format::{FileHead, TextLayout};
+use freshet_core::registry::{ConnectorContext, SourceSpec};
+use freshet_core::source::Position;
+use freshet_core::stream::{BlockDecoder, Fetcher, Partition, Start, StreamSource, Wait};
+use freshet_core::{Contract, ContractColumn};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::{BrokerId, GroupId, ListOffsetsRequest, OffsetCommitRequest};
+use kafka_protocol::protocol::StrBytes;
+use parking_lot::Mutex;
+
+use super::client::{
+    Cluster, Connection, Coordinates, TopicPartition, refused, retrying, topic_name,
+};
+use super::decoder::KafkaDecoder;
+use super::fetcher::KafkaFetcher;
+use super::options::{Isolation, KafkaOptions, StartFrom, Tombstones};
+use crate::formats::{Format, FormatReader};
+
+/// The columns that each message has beside those of its value: partition, offset, time, key, headers.
+pub const META: [&str; 5] = ["_partition", "_offset", "_timestamp", "_key", "_headers"];
+
+/// Some topics, read as they grow.
+#[derive(Debug)]
+pub struct KafkaSource {
+    pub(super) shared: Arc<Shared>,
+    layout: Arc<dyn TextLayout>,
+    /// Of keys, where a message without a value is a delete.
+    key: Option<Key>,
+    schema: SchemaRef,
+}
+
+/// What source and fetchers have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub options: KafkaOptions,
+    pub start: StartFrom,
+    pub topics: Vec<Arc<str>>,
+    pub cluster: Cluster,
+    pub clock: Arc<dyn Clock>,
+    /// What is waited for, and since when.
+    pub waits: Mutex<BTreeMap<String, (String, i64)>>,
+}
+
+/// How the key of a message without a value is read.
+#[derive(Debug, Clone)]
+pub(super) struct Key {
+    pub layout: Arc<dyn TextLayout>,
+    /// The column, where there is one: its key is no object.
+    pub only: Option<String>,
+}
+
+impl KafkaSource {
+    /// A source with these options.
+    pub fn new(
+        options: KafkaOptions,
+        spec: &SourceSpec,
+        context: &ConnectorContext,
+        formats: &[Arc<dyn Format>],
+    ) -> Result<Self> {
+        let topics = options.topics()?;
+        let connection = options.connection(&context.project_dir)?;
+        let layout = layout(&options, &spec.contract, formats)?;
+        let key = match options.tombstones {
+            Tombstones::Skip => None,
+            Tombstones::Delete => Some(key(&options, &spec.contract, formats)?),
+        };
+        let mut fields: Vec<Arc<Field>> = layout.schema().fields().iter().cloned().collect();
+        for name in META {
+            if fields.iter().any(|field| field.name() == name) {
+                return Err(Error::new(
+                    code::CONFIG,
+                    format!(
+                        "column \"{name}\" of source \"{}\" is one that kafka gives",
+                        spec.name
+                    ),
+                )
+                .hint("give the column another name, and the field's as `source_name`"));
+            }
+            let data_type = match name {
+                "_offset" => DataType::Int64,
+                "_timestamp" => DataType::Timestamp(TimeUnit::Microsecond, None),
+                "_key" => DataType::BinaryView,
+                _ => DataType::Utf8View,
+            };
+            fields.push(Arc::new(Field::new(name, data_type, true)));
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                start: options.start.understood()?,
+                topics,
+                cluster: Cluster::new(connection),
+                clock: Arc::clone(&context.clock),
+                waits: Mutex::default(),
+                options,
+            }),
+            layout,
+            key,
+            schema: Arc::new(Schema::new(fields)),
+        })
+    }
+}
+
+/// The columns of the messages' values.
+fn layout(
+    options: &KafkaOptions,
+    contract: &Arc<Contract>,
+    formats: &[Arc<dyn Format>],
+) -> Result<Arc<dyn TextLayout>> {
+    let found = formats.iter().find(|format| format.info().name == options.format);
+    let format = found.ok_or_else(|| {
+        let names: Vec<_> = formats.iter().map(|format| format.info().name).collect();
+        Error::new(code::CONFIG, format!("there is no format \"{}\"", options.format))
+            .hint(format!("formats are {}", names.join(", ")))
+    })?;
+    let FormatReader::Text(format) = format.open(&options.format_options, None)? else {
+        return Err(Error::new(
+            code::CONFIG,
+            format!("messages cannot be of format \"{}\"", options.format),
+        )
+        .hint("it is one of whole files"));
+    };
+    if contract.columns.is_empty() {
+        return Err(Error::new(
+            code::CONFIG,
+            "the columns of a topic's records have to be declared",
+        )
+        .hint("declare them under `columns` of the source"));
+    }
+    // A topic has no header that could tell more.
+    format.layout(FileHead { bytes: b"", whole: false }, contract)
+}
+
+/// The columns that a message's key holds.
+fn key(
+    options: &KafkaOptions,
+    contract: &Arc<Contract>,
+    formats: &[Arc<dyn Format>],
+) -> Result<Key> {
+    let columns: Result<Vec<ContractColumn>> = options
+        .key
+        .iter()
+        .map(|name| {
+            contract.index_of(name).map(|index| contract.columns[index].clone()).ok_or_else(|| {
+                Error::new(
+                    code::CONFIG,
+                    format!("option \"key\" is wrong: there is no column \"{name}\""),
+                )
+            })
+        })
+        .collect();
+    let contract = Contract { columns: columns?, modes: contract.modes, found: Vec::new() };
+    let json = KafkaOptions {
+        format: "ndjson".into(),
+        format_options: serde_json::Value::Null,
+        ..options.clone()
+    };
+    Ok(Key {
+        layout: layout(&json, &Arc::new(contract.clone()), formats)?,
+        only: match contract.columns.as_slice() {
+            [column] => Some(column.name_in_data().to_owned()),
+            _ => None,
+        },
+    })
+}
+
+#[async_trait]
+impl StreamSource for KafkaSource {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    async fn partitions(&self) -> Result<Vec<Partition>> {
+        let shared = &self.shared;
+        let metadata = shared.cluster.metadata(shared.topics.iter().map(AsRef::as_ref)).await?;
+        let mut partitions = Vec::new();
+        for name in &shared.topics {
+            let topic = match metadata.topics.get(&**name) {
+                Some(topic) if topic.error == 0 => topic,
+                other => {
+                    let error = other.map_or(3, |topic| topic.error);
+                    return Err(refused(error, || format!("could not read topic \"{name}\"")));
+                }
+            };
+            let wanted = shared.options.partitions.as_ref();
+            if let Some(missing) = wanted
+                .and_then(|wanted| wanted.iter().find(|index| !topic.leaders.contains_key(index)))
+            {
+                return Err(Error::new(
+                    code::CONFIG,
+                    format!("topic \"{name}\" has no partition {missing}"),
+                )
+                .hint("look at `partitions`"));
+            }
+            let of_interest = |index: &&i32| wanted.is_none_or(|wanted| wanted.contains(index));
+            partitions.extend(topic.leaders.keys().filter(of_interest).map(|index| {
+                Partition(TopicPartition { topic: Arc::clone(name), index: *index }.to_string())
+            }));
+        }
+        Ok(partitions)
+    }
+
+    async fn fetcher(&self) -> Result<Box<dyn Fetcher>> {
+        Ok(Box::new(KafkaFetcher::new(Arc::clone(&self.shared))))
+    }
+
+    fn decoder(&self, projection: &[usize]) -> Result<Box<dyn BlockDecoder>> {
+        Ok(Box::new(KafkaDecoder::new(
+            &self.shared.options,
+            &self.layout,
+            self.key.as_ref(),
+            &self.schema,
+            projection,
+        )?))
+    }
+
+    fn waits(&self) -> Vec<Wait> {
+        let waits = self.shared.waits.lock();
+        waits
+            .iter()
+            .map(|(what, (reason, since))| Wait {
+                what: what.clone(),
+                reason: reason.clone(),
+                since: *since,
+            })
+            .collect()
+    }
+
+    fn discovery_interval(&self) -> Option<Duration> {
+        self.shared.options.partitions.is_none().then_some(self.shared.options.discovery_interval.0)
+    }
+
+    async fn publish(&self, positions: &BTreeMap<Partition, Position>) -> Result<()> {
+        let Some(group) = &self.shared.options.group else { return Ok(()) };
+        let mut topics: BTreeMap<Arc<str>, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
+        for (partition, position) in positions {
+            let TopicPartition { topic, index } = partition.0.parse()?;
+            topics.entry(topic).or_default().push(
+                OffsetCommitRequestPartition::default()
+                    .with_partition_index(index)
+                    .with_committed_offset(i64::try_from(position.0).unwrap_or(i64::MAX))
+                    .with_committed_metadata(Some(StrBytes::new())),
+            );
+        }
+        let topics = topics.into_iter().map(|(topic, partitions)| {
+            OffsetCommitRequestTopic::default()
+                .with_name(topic_name(&topic))
+                .with_partitions(partitions)
+        });
+        let request = OffsetCommitRequest::default()
+            .with_group_id(GroupId(StrBytes::from_string(group.clone())))
+            .with_topics(topics.collect());
+        let cluster = &self.shared.cluster;
+        let mut coordinator = cluster.coordinator(Coordinates::Group, group).await?;
+        // From 10 on topics go by their identities.
+        let answer = coordinator.call(&request, 8, cluster.options.request_timeout).await?;
+        let mut codes = answer
+            .topics
+            .iter()
+            .flat_map(|topic| topic.partitions.iter().map(|partition| partition.error_code));
+        match codes.find(|code| *code != 0) {
+            None => Ok(()),
+            Some(code) => Err(refused(code, || {
+                format!("could not commit positions to the group \"{group}\"")
+            })
+            .hint("no consumer may be a member of that group: choose one for this source alone")),
+        }
+    }
+}
+
+impl Shared {
+    /// The isolation level as requests have it.
+    pub fn isolation(&self) -> i8 {
+        match self.options.isolation {
+            Isolation::ReadUncommitted => 0,
+            Isolation::ReadCommitted => 1,
+        }
+    }
+
+    /// The first offset to be read.
+    pub async fn first(&self, partition: &TopicPartition, start: Start) -> Result<i64> {
+        let timestamp = match start {
+            Start::At(position) => return offset(position.0),
+            Start::Earliest => -2,
+            Start::Latest => -1,
+            Start::Configured => match &self.start {
+                StartFrom::Earliest => -2,
+                StartFrom::Latest => -1,
+                StartFrom::Timestamp(millis) => *millis,
+                StartFrom::Offsets(offsets) => match offsets.get(&partition.to_string()) {
+                    Some(first) => return offset(*first),
+                    None => -2,
+                },
+            },
+        };
+        let patience = self.cluster.options.request_timeout;
+        retrying(patience, || self.at(partition, timestamp)).await
+    }
+
+    /// The first offset at `timestamp` or later, asked of whoever leads.
+    async fn at(&self, partition: &TopicPartition, timestamp: i64) -> Result<i64> {
+        let topic = self.cluster.topic(&partition.topic).await?;
+        let leader = topic.leaders.get(&partition.index).copied().flatten().ok_or_else(|| {
+            Error::new(code::SOURCE, format!("partition \"{partition}\" has no leader")).retryable()
+        })?;
+        let mut connection = self.cluster.connect(leader).await?;
+        match self.list(&mut connection, partition, timestamp).await? {
+            // Nothing is as young as that: what comes will be.
+            -1 => self.list(&mut connection, partition, -1).await,
+            offset => Ok(offset),
+        }
+    }
+
+    /// The first offset at `timestamp` or later; -2 is the first of all, -1 the next to come.
+    async fn list(
+        &self,
+        connection: &mut Connection,
+        partition: &TopicPartition,
+        timestamp: i64,
+    ) -> Result<i64> {
+        let wanted = ListOffsetsPartition::default()
+            .with_partition_index(partition.index)
+            .with_timestamp(timestamp);
+        let topic = ListOffsetsTopic::default()
+            .with_name(topic_name(&partition.topic))
+            .with_partitions(vec![wanted]);
+        let request = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_isolation_level(self.isolation())
+            .with_topics(vec![topic]);
+        let answer = connection.call(&request, 7, self.cluster.options.request_timeout).await?;
+        let found = answer.topics.first().and_then(|topic| topic.partitions.first());
+        let found = found.ok_or_else(|| {
+            Error::new(code::SOURCE, format!("kafka says no offset of partition \"{partition}\""))
+                .retryable()
+        })?;
+        if found.error_code != 0 {
+            return Err(refused(found.error_code, || {
+                format!("could not find where to begin in partition \"{partition}\"")
+            }));
+        }
+        Ok(found.offset)
+    }
+}
+
+fn offset(position: u64) -> Result<i64> {
+    i64::try_from(position)
+        .map_err(|_| Error::internal(format!("{position} is no offset of a partition")))
+}
