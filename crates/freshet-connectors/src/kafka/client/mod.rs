@@ -245,7 +245,9 @@ pub fn refused(error: i16, what: impl FnOnce() -> String) -> Error {
         }
         _ => wrapped,
     };
-    if known.is_retriable() { wrapped.retryable() } else { wrapped }
+    // The marks of the transaction before may still be on their way.
+    let passing = known.is_retriable() || known == E::ConcurrentTransactions;
+    if passing { wrapped.retryable() } else { wrapped }
 }
 
 /// Calls again, with growing waits, for as long as the error may pass and patience lasts.
