@@ -150,6 +150,9 @@ impl Cursor {
                 entry => entry.or_code(code::LOG, message)?.size,
             };
             if limit.is_none() && size > spot.synced {
+                if spot.synced == 0 {
+                    files.sync_dir(&place.dir(self.partition)).or_code(code::LOG, message)?;
+                }
                 files.sync_file(&path).or_code(code::LOG, message)?;
                 spot.synced = size;
             }
@@ -243,6 +246,18 @@ impl Cursor {
             .hint("keep records for longer (`retention_time`, `retention_bytes`), or start at the earliest")),
         }
     }
+}
+
+/// All frames that a reader of another process finds now, with the offset of the first one in each.
+#[cfg(test)]
+pub(super) fn drain(place: &Place, partition: u32) -> Result<Vec<(u64, Bytes)>> {
+    let offset = start_offset(place, partition, Start::Earliest, None)?;
+    let mut cursor = Cursor { partition, offset, spot: None };
+    let mut found = Vec::new();
+    while let Some(frames) = cursor.step(place, None)? {
+        found.push((frames.position, frames.bytes));
+    }
+    Ok(found)
 }
 
 impl Spot {

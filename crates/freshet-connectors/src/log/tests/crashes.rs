@@ -10,6 +10,7 @@ use freshet_testkit::{Mutant, seeds};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use super::super::reader;
 use super::*;
 
 /// A request and what is known of it.
@@ -30,9 +31,13 @@ fn course(seed: u64, files: FaultFs) {
     let retention_bytes = rng.random_bool(0.3).then_some(ByteSize(1500));
     let mut bench = Bench::over(files, LogOptions { retention_bytes, ..options(partitions) });
     let mut sent: Vec<Sent> = Vec::new();
+    // Another process reads: with it, no sync fails, whose loss only the one who asked would hear of.
+    let reads = retention_bytes.is_none() && rng.random_bool(0.5);
+    let mut seen = BTreeMap::new();
     for _ in 0..rng.random_range(2..6) {
         for _ in 0..rng.random_range(1..12) {
             match rng.random_range(0..12) {
+                0 | 1 if reads => look(&bench, &mut seen),
                 0 => bench.files.fail_at(rng.random_range(1..6), Fault::Io),
                 1 => bench.files.fail_at(rng.random_range(1..6), Fault::NoSpace),
                 2 => bench.files.kill_at(rng.random_range(1..12)),
@@ -57,6 +62,11 @@ fn course(seed: u64, files: FaultFs) {
         }
         bench.open().unwrap();
         check(&bench, &sent);
+        let contents = bench.contents().unwrap();
+        for ((partition, offset), record) in &seen {
+            let found = contents[partition].iter().find(|(at, _)| at == offset);
+            assert_eq!(found.map(|(_, record)| record), Some(record), "what was read is there");
+        }
         // Whoever had no answer asks again, where they can.
         for request in sent.iter_mut().filter(|sent| sent.answer.is_none()) {
             if let Some(key) = request.key.clone() {
@@ -64,6 +74,33 @@ fn course(seed: u64, files: FaultFs) {
             }
         }
         check(&bench, &sent);
+    }
+}
+
+/// Reads all that there is, as another process would.
+fn look(bench: &Bench, seen: &mut BTreeMap<(u32, u64), Record>) {
+    let files: Arc<dyn FileSystem> = bench.files.clone();
+    let Ok(place) = Place::open(files, PathBuf::from(ROOT), bench.options.partitions) else {
+        return;
+    };
+    for partition in 0..bench.options.partitions {
+        // Where the process was killed, it has read nothing.
+        for (_, bytes) in reader::drain(&place, partition).unwrap_or_default() {
+            let mut at = 0;
+            while at < bytes.len() {
+                let header = frame::check(&bytes[at..]).unwrap();
+                let records = frame::Records::new(&bytes[at..], &header).unwrap();
+                for (index, range) in records.values().enumerate() {
+                    let value = Bytes::copy_from_slice(&bytes[at..][range]);
+                    let key = records.key(index).map(Bytes::copy_from_slice);
+                    let record = Record { value, key };
+                    let offset = header.base + index as u64;
+                    let before = seen.insert((partition, offset), record.clone());
+                    assert!(before.is_none_or(|before| before == record), "an offset means one");
+                }
+                at += header.len;
+            }
+        }
     }
 }
 

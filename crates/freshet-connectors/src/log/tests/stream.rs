@@ -11,7 +11,8 @@ use freshet_core::stream::{Block, Fetcher, Partition, Start, StreamSource};
 use freshet_core::types::ColumnType;
 use serde_json::{Value, json};
 
-use super::super::LogConnector;
+use super::super::reader::{LogFetcher, telling};
+use super::super::{Fsync, LogConnector, Retention};
 use super::*;
 
 fn context(folder: &Path) -> ConnectorContext {
@@ -255,4 +256,48 @@ async fn damage_found_while_reading_names_file_and_byte() {
     let error = reading.fetch().await.unwrap_err();
     assert_eq!(error.code(), code::LOG_DAMAGED);
     assert!(error.message().contains(path.to_str().unwrap()), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_reader_is_told_that_its_records_are_gone() {
+    let retention_bytes = Some(ByteSize(700));
+    let mut bench =
+        Bench::new(1, LogOptions { retention: Retention::Strict, retention_bytes, ..options(1) });
+    for number in 0..40 {
+        bench.append(&[Record::new(format!("record {number}"))], None).unwrap();
+    }
+    bench.writer().retain().unwrap();
+    let files: Arc<dyn FileSystem> = bench.files.clone();
+    let place = Place::open(files, PathBuf::from(ROOT), 1).unwrap();
+    let told = telling();
+    let mut fetcher = LogFetcher::new(place, told.subscribe(), std::time::Duration::from_millis(1));
+    fetcher.add(&Partition("0".into()), Start::At(Position(3))).await.unwrap();
+    let error = fetcher.fetch().await.unwrap_err();
+    assert_eq!(error.code(), code::SOURCE);
+    assert!(error.message().contains("from position 3 of partition 0 are gone"), "{error:?}");
+}
+
+#[test]
+fn options_are_read_and_looked_at() {
+    let connector = LogConnector::new(crate::formats());
+    for options in [
+        json!({}),
+        json!({"fsync": "group", "retention": "strict", "retention_time": null}),
+        json!({"fsync": "10ms", "retention_bytes": "10GiB", "format": "raw"}),
+    ] {
+        connector.validate(&options).unwrap();
+    }
+    let options: LogOptions = crate::options::parse(&json!({"fsync": "10ms"}), "").unwrap();
+    assert!(matches!(options.fsync, Fsync::Interval(span) if span.0.as_millis() == 10));
+    for (options, named) in [
+        (json!({"fsync": "sometimes"}), "fsync"),
+        (json!({"partitions": 0}), "partitions"),
+        (json!({"max_record_bytes": "1GiB"}), "max_record_bytes"),
+        (json!({"consumer": "../x"}), "../x"),
+        (json!({"segment": 1}), "segment"),
+    ] {
+        let error = connector.validate(&options).unwrap_err();
+        assert_eq!(error.code(), code::CONFIG);
+        assert!(error.message().contains(named), "{error:?}");
+    }
 }
