@@ -1,5 +1,5 @@
 -- What a window gives has a time of its own: `window_time`, a millisecond before its end.
-CREATE VIEW minutes AS
+CREATE VIEW by_minute AS
 SELECT
     symbol,
     window_start,

@@ -1,2 +1,2 @@
-SELECT count(*) AS orders, sum(amount) AS amount, count(DISTINCT order_id) AS ids, min(ts) AS first
+SELECT count(*) AS orders, sum(amount) AS amount, count(DISTINCT order_id) AS ids, min(ts) AS first_ts
 FROM orders

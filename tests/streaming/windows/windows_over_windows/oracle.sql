@@ -11,7 +11,7 @@ minutes AS (
 )
 SELECT
     five AS window_start, five + INTERVAL '5 minutes' AS window_end,
-    count(*) AS minutes, sum(trades) AS trades, max(trades) AS busiest, sum(turnover) AS turnover
+    count(*) AS active_minutes, sum(trades) AS trades, max(trades) AS busiest, sum(turnover) AS turnover
 FROM minutes
 JOIN (SELECT unnest(generate_series(
     TIMESTAMP '2025-12-31 23:00:00', TIMESTAMP '2026-01-01 02:00:00', INTERVAL '5 minutes'

@@ -3,10 +3,10 @@
 SELECT
     window_start,
     window_end,
-    COUNT(*) AS minutes,
+    COUNT(*) AS active_minutes,
     SUM(trades) AS trades,
     MAX(trades) AS busiest,
     SUM(turnover) AS turnover
 FROM TABLE(TUMBLE(
-    TABLE minutes, DESCRIPTOR(rowtime), INTERVAL '5' MINUTE))
+    TABLE by_minute, DESCRIPTOR(rowtime), INTERVAL '5' MINUTE))
 GROUP BY window_start, window_end
