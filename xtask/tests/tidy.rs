@@ -9,18 +9,23 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of ours each crate may import, beside the testkit in its tests.
-const MAY_IMPORT: [(&str, &[&str]); 8] = [
+const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("freshet-core", &[]),
     ("freshet-project", &["freshet-core"]),
     ("freshet-connectors", &["freshet-core"]),
-    ("freshet-testkit", &["freshet-core"]),
-    ("freshet-engine", &["freshet-core", "freshet-project"]),
-    ("freshet-orchestrator", &["freshet-core", "freshet-project", "freshet-engine"]),
+    ("freshet-runtime", &["freshet-core"]),
+    ("freshet-testkit", &["freshet-core", "freshet-runtime"]),
+    ("freshet-engine", &["freshet-core", "freshet-project", "freshet-runtime"]),
+    (
+        "freshet-orchestrator",
+        &["freshet-core", "freshet-project", "freshet-runtime", "freshet-engine"],
+    ),
     (
         "freshet",
         &[
             "freshet-core",
             "freshet-project",
+            "freshet-runtime",
             "freshet-connectors",
             "freshet-engine",
             "freshet-orchestrator",

@@ -28,7 +28,7 @@ use crate::task::{
 };
 
 /// How a job is run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct JobOptions {
     /// Checkpoints.
     pub checkpoints: Settings,
@@ -36,16 +36,6 @@ pub struct JobOptions {
     pub limits: Limits,
     /// What is done after failures.
     pub restart: Restart,
-}
-
-impl Default for JobOptions {
-    fn default() -> Self {
-        Self {
-            checkpoints: Settings::default(),
-            limits: Limits::default(),
-            restart: Restart::default(),
-        }
-    }
 }
 
 /// How often a job begins again by itself, and after which time. In microseconds.
@@ -383,7 +373,7 @@ impl Job {
 
     /// The queues in front of all tasks that have any, by stage and index, each with the input of
     /// the first operator that its channels lead to.
-    fn inboxes(&self) -> Vec<HashMap<u16, (Arc<Inbox>, Vec<usize>)>> {
+    fn inboxes(&self) -> Vec<Inboxes> {
         let stages = self.plan.stages.iter();
         stages
             .map(|stage| {
@@ -421,12 +411,7 @@ impl Job {
     }
 
     /// The edges out of one task.
-    fn outputs(
-        &self,
-        place: usize,
-        index: u16,
-        inboxes: &[HashMap<u16, (Arc<Inbox>, Vec<usize>)>],
-    ) -> Result<Vec<Output>> {
+    fn outputs(&self, place: usize, index: u16, inboxes: &[Inboxes]) -> Result<Vec<Output>> {
         let mut outputs = Vec::new();
         for (to, stage) in self.plan.stages.iter().enumerate() {
             let StageInput::Edges(edges) = &stage.input else { continue };
@@ -581,7 +566,7 @@ impl Job {
             let (mut content, mut runs, mut floors, mut offset) = (vec![], vec![], vec![], 0);
             for (place, mut delta) in deltas.into_iter().enumerate() {
                 floors.extend(delta.floors().iter().map(|(table, time)| (place, *table, *time)));
-                if delta.len() == 0 {
+                if delta.has_no_entries() {
                     continue;
                 }
                 let (bytes, entries) = write_run(&mut delta);
@@ -601,6 +586,10 @@ impl Job {
         });
     }
 }
+
+/// The queues in front of the tasks of a stage, by index, each with the input of the first operator
+/// that its channels lead to.
+type Inboxes = HashMap<u16, (Arc<Inbox>, Vec<usize>)>;
 
 /// What came to the job's loop.
 enum Heard {

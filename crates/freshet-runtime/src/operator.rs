@@ -302,13 +302,14 @@ impl Chain {
     pub fn drain(&mut self, bytes: usize, deltas: &mut [Delta]) -> Result<Flow> {
         let Some(first) = self.draining else { return Ok(Flow::Done) };
         let mut left = bytes;
-        for place in first..self.links.len() {
+        let links = self.links.iter_mut().zip(deltas).enumerate().skip(first);
+        for (place, (link, delta)) in links {
             self.draining = Some(place);
-            let before = deltas[place].bytes();
-            if self.links[place].operator.drain(left, &mut deltas[place])? == Flow::More {
+            let before = delta.bytes();
+            if link.operator.drain(left, delta)? == Flow::More {
                 return Ok(Flow::More);
             }
-            left = left.saturating_sub(deltas[place].bytes() - before).max(1);
+            left = left.saturating_sub(delta.bytes() - before).max(1);
         }
         self.draining = None;
         Ok(Flow::Done)

@@ -226,10 +226,11 @@ impl Engine {
         sink: LakeSink,
         options: &StreamOptions,
     ) {
-        let sources = stages.iter().enumerate().filter_map(|(place, stage)| {
-            matches!(stage.input, StageInput::Source { .. })
-                .then(|| (place, stage.id.clone(), stage.parallelism))
-        });
+        let sources = stages
+            .iter()
+            .enumerate()
+            .filter(|(_, stage)| matches!(stage.input, StageInput::Source { .. }))
+            .map(|(place, stage)| (place, stage.id.clone(), stage.parallelism));
         for (number, (place, source, parallelism)) in sources.collect::<Vec<_>>().iter().enumerate()
         {
             let name = source.strip_prefix("source ").unwrap_or(source).to_owned();

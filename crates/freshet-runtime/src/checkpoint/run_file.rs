@@ -70,7 +70,7 @@ impl<'a> RunReader<'a> {
     }
 
     /// The next entry; `None` behind the last.
-    pub fn next(&mut self) -> Result<Option<RunEntry<'a>>> {
+    pub fn read(&mut self) -> Result<Option<RunEntry<'a>>> {
         if self.block.is_empty() {
             if self.rest.is_empty() {
                 return Ok(None);
@@ -122,7 +122,7 @@ pub(crate) fn merge_runs(
     const TOGETHER: usize = 1024;
     let mut readers: Vec<_> =
         runs.iter().map(|(name, bytes)| RunReader::new(name, bytes)).collect();
-    let mut heads = readers.iter_mut().map(RunReader::next).collect::<Result<Vec<_>>>()?;
+    let mut heads = readers.iter_mut().map(RunReader::read).collect::<Result<Vec<_>>>()?;
     let order = |entry: &Entry<'_>| (entry.group, entry.table);
     let mut together = Vec::with_capacity(TOGETHER);
     loop {
@@ -137,7 +137,7 @@ pub(crate) fn merge_runs(
             let same =
                 |(entry, _): &RunEntry<'_>| order(entry) == order(&least) && entry.key == least.key;
             if head.as_ref().is_some_and(same) {
-                newest = std::mem::replace(head, reader.next()?);
+                newest = std::mem::replace(head, reader.read()?);
             }
         }
         let (entry, removed) = newest.expect("one of them is the least");

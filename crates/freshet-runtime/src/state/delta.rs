@@ -83,6 +83,11 @@ impl Delta {
         self.places.len()
     }
 
+    /// Whether no entry was set or removed; others may have died all the same.
+    pub fn has_no_entries(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty() && self.floors.is_empty()
