@@ -26,6 +26,8 @@ pub struct JsonDecoder {
     readings: Vec<Reading>,
     /// Position in `readings` of each field's name; `None` of fields that nobody asked for.
     by_name: HashMap<Vec<u8>, Option<usize>>,
+    /// The union of [`sign`] over `by_name`: most fields that nobody knows are told by it, unhashed.
+    signs: u64,
     new_columns: ContractMode,
     missing_columns: ContractMode,
     bad_values: ContractMode,
@@ -115,6 +117,7 @@ impl JsonDecoder {
             shape: layout.shape,
             record: Record { values: vec![None; readings.len()], ..Record::default() },
             readings,
+            signs: by_name.keys().fold(0, |signs, name| signs | sign(name)),
             by_name,
             new_columns,
             missing_columns: modes.missing_columns,
@@ -261,7 +264,7 @@ impl JsonDecoder {
 
     /// Finds the fields of the object at `at`.
     fn scan(&mut self, bytes: &[u8], at: usize) -> Result<usize, Wrong> {
-        let Self { record, readings, by_name, new_columns, .. } = self;
+        let Self { record, readings, by_name, signs, new_columns, .. } = self;
         record.values.fill(None);
         record.unknown = None;
         record.new.clear();
@@ -277,6 +280,8 @@ impl JsonDecoder {
                 Some(Some(record.expected))
             } else if escaped {
                 key_text(key, true).and_then(|name| by_name.get(name.as_bytes()).copied())
+            } else if *signs & sign(key) == 0 {
+                None
             } else {
                 by_name.get(key).copied()
             };
@@ -544,6 +549,17 @@ impl From<Wrong> for Refusal {
             Wrong::Syntax(why) => Self::new(Rule::Syntax, why),
         }
     }
+}
+
+/// One bit, chosen by a name's length and ends.
+#[inline]
+fn sign(name: &[u8]) -> u64 {
+    let ends = match name {
+        [first, .., last] => first.wrapping_mul(7).wrapping_add(*last),
+        [only] => *only,
+        [] => 0,
+    };
+    1 << ((usize::from(ends) + name.len()) & 63)
 }
 
 fn out_of_size(limit: usize, element: &[u8]) -> Option<Refusal> {
