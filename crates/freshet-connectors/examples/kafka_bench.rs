@@ -60,7 +60,7 @@ async fn fill(brokers: &str, topic: &str, events: u64, compression: Compression)
     let mut number = 0;
     while number < events {
         let mut batches = BTreeMap::new();
-        for partition in 0..4_usize {
+        for (partition, next) in sequences.iter_mut().enumerate() {
             let mut batch = BatchBuilder::default();
             while batch.len() < 256 << 10 && number < events {
                 let text = event(number);
@@ -73,8 +73,8 @@ async fn fill(brokers: &str, topic: &str, events: u64, compression: Compression)
             }
             let mut bytes =
                 batch.finish(compression).map_err(|e| Error::internal("batch").caused_by(e))?;
-            let sequence = sequences[partition];
-            sequences[partition] += count;
+            let sequence = *next;
+            *next += count;
             stamp(
                 &mut bytes,
                 &Stamp {

@@ -1,11 +1,52 @@
 //! The payloads of batches, in and out of their compression.
 
-use std::io::{self, Read, Write};
+use std::fmt;
+use std::io::{self, Cursor, Read, Write};
+
+use lz4_flex::frame::FrameDecoder;
 
 use super::records::Compression;
 
 /// What Xerial's Snappy streams begin with: a mark, a version, and the oldest one that can read it.
 const XERIAL: &[u8] = b"\x82SNAPPY\0";
+
+/// Decompresses one payload after another.
+#[derive(Default)]
+pub struct Unpacker {
+    /// Kept for its buffers: fresh ones for each batch cost several times what decompression does.
+    lz4: Option<FrameDecoder<Cursor<Vec<u8>>>>,
+}
+
+impl fmt::Debug for Unpacker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unpacker")
+    }
+}
+
+impl Unpacker {
+    /// Appends `payload`, decompressed, to `out`; an error where that is more than `limit` bytes.
+    pub fn unpack(
+        &mut self,
+        compression: Compression,
+        payload: &[u8],
+        limit: usize,
+        out: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        if compression != Compression::Lz4 {
+            return decompress(compression, payload, limit, out);
+        }
+        let mut decoder =
+            self.lz4.take().unwrap_or_else(|| FrameDecoder::new(Cursor::new(Vec::new())));
+        let source = decoder.get_mut();
+        source.set_position(0);
+        source.get_mut().clear();
+        source.get_mut().extend_from_slice(payload);
+        drain(&mut decoder, limit, out)?;
+        // One that failed is in the midst of its frame.
+        self.lz4 = Some(decoder);
+        Ok(())
+    }
+}
 
 /// Appends `payload`, decompressed, to `out`; an error where that is more than `limit` bytes.
 pub fn decompress(
@@ -20,7 +61,7 @@ pub fn decompress(
             Ok(())
         }
         Compression::Gzip => drain(flate2::read::MultiGzDecoder::new(payload), limit, out),
-        Compression::Lz4 => drain(lz4_flex::frame::FrameDecoder::new(payload), limit, out),
+        Compression::Lz4 => Unpacker::default().unpack(compression, payload, limit, out),
         Compression::Zstd => drain(zstd::stream::read::Decoder::with_buffer(payload)?, limit, out),
         Compression::Snappy => match payload.strip_prefix(XERIAL) {
             Some(rest) => {

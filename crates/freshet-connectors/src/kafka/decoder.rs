@@ -14,7 +14,7 @@ use freshet_core::rows::RowKind;
 use freshet_core::stream::{Block, BlockDecoder, Partition};
 use serde_json::{Map, Value};
 
-use super::compression::decompress;
+use super::compression::Unpacker;
 use super::options::{Corrupt, KafkaOptions};
 use super::records::{BatchHeader, Compression, Damage, Span, walk, walk_headers};
 use super::source::{Key, META};
@@ -36,6 +36,7 @@ pub struct KafkaDecoder {
     max_record: usize,
     needs: Needs,
     gathered: Gathered,
+    unpacker: Unpacker,
     /// Decompressed payloads.
     scratch: Vec<u8>,
     decoded: Decoded,
@@ -167,6 +168,7 @@ impl KafkaDecoder {
             max_record: options.max_record_bytes.as_usize(),
             needs,
             gathered: Gathered::default(),
+            unpacker: Unpacker::default(),
             scratch: Vec::new(),
             decoded: Decoded::default(),
         })
@@ -485,7 +487,9 @@ impl KafkaDecoder {
                     Ok(compression) => {
                         let base = scratch.len();
                         let payload = header.payload(batch);
-                        let unpacked = decompress(compression, payload, self.max_batch, scratch)
+                        let unpacked = self
+                            .unpacker
+                            .unpack(compression, payload, self.max_batch, scratch)
                             .map_err(|error| error.to_string())
                             .and_then(|()| {
                                 self.gather(&header, scratch, base, block, out)

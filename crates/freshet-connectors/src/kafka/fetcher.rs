@@ -71,6 +71,9 @@ struct Read {
     restart: Option<Start>,
 }
 
+/// What was asked for: by topic and number the number here, and the offset.
+type Asked = BTreeMap<(Arc<str>, i32), (usize, i64)>;
+
 /// What became of a partition's part of an answer.
 enum Fate {
     /// Blocks, and the next offset.
@@ -188,10 +191,7 @@ impl Crew {
     }
 
     /// What to ask a broker for; the partitions as they are numbered here, by topic and number.
-    fn request(
-        &self,
-        broker: i32,
-    ) -> Option<(FetchRequest, BTreeMap<(Arc<str>, i32), (usize, i64)>)> {
+    fn request(&self, broker: i32) -> Option<(FetchRequest, Asked)> {
         let mut asked = BTreeMap::new();
         let mut topics: BTreeMap<Arc<str>, Vec<FetchPartition>> = BTreeMap::new();
         let options = &self.shared.options;
@@ -234,12 +234,7 @@ impl Crew {
     }
 
     /// Enters an answer; the blocks in it.
-    fn enter(
-        &self,
-        broker: i32,
-        answer: FetchResponse,
-        asked: &BTreeMap<(Arc<str>, i32), (usize, i64)>,
-    ) -> Result<Vec<Block>> {
+    fn enter(&self, broker: i32, answer: FetchResponse, asked: &Asked) -> Result<Vec<Block>> {
         let mut given = Vec::new();
         for topic in answer.responses {
             let name: Arc<str> = topic.topic.0.as_str().into();

@@ -216,7 +216,7 @@ mod tests {
         let entries: Vec<_> =
             keys.iter().map(|key| (1, key.as_str(), Some(long.as_str()))).collect();
         let sound = run(&entries);
-        assert_eq!(merged(&[sound.clone()], 0, ALL).expect("sound").len(), 100);
+        assert_eq!(merged(std::slice::from_ref(&sound), 0, ALL).expect("sound").len(), 100);
         assert!(sound.len() > 3 * BLOCK, "several blocks");
         for at in (0..sound.len()).step_by(1009) {
             let mut bytes = sound.to_vec();

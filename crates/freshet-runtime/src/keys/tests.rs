@@ -91,9 +91,9 @@ proptest! {
         };
         let mut map = encoder.map();
         let mut plain = HashMap::new();
-        for row in 0..steps.len() {
+        for (row, (step, ..)) in steps.iter().enumerate() {
             prop_assert_eq!(map.find(&keys, row), plain.get(&key(row)).copied());
-            match (steps[row].0, plain.get(&key(row)).copied()) {
+            match (*step, plain.get(&key(row)).copied()) {
                 (0, Some(slot)) => {
                     map.remove(slot);
                     plain.remove(&key(row));

@@ -289,7 +289,14 @@ impl Feed for StreamFeed {
             [] => None,
             rejects => Some(Rows::inserts(dead_letters(partition, rejects)?)),
         };
-        let rows = decoded.batches.into_iter().map(Rows::inserts).collect();
+        let mut kinds = decoded.kinds.into_iter();
+        let batches = decoded.batches.into_iter();
+        let rows = batches
+            .map(|batch| match kinds.next() {
+                Some(kinds) => Rows::changes(batch, kinds),
+                None => Rows::inserts(batch),
+            })
+            .collect();
         Ok(Fed::Rows { split: block.partition, rows, dead })
     }
 
