@@ -49,6 +49,12 @@ fn course(seed: u64, files: FaultFs) {
                 _ => group(&mut bench, &mut sent, &mut rng),
             }
         }
+        if reads && rng.random_bool(0.7) {
+            // The writer is dead, and what it left is read before anybody settles it.
+            bench.writer = None;
+            bench.files.restart();
+            look(&bench, &mut seen);
+        }
         if rng.random_bool(0.6) {
             bench.files.crash();
         } else {
