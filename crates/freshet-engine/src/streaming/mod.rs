@@ -1,8 +1,8 @@
 //! Streaming models: SQL lowered onto the runtime's operators.
 //!
-//! A statement is read with Flink's table functions ([`sql`]), planned by DataFusion as any other, and
-//! its logical plan is lowered ([`lower`]) to stages of [`freshet_runtime::plan`], each expression
-//! compiled once ([`expr`]). No plan of DataFusion runs while a job does. What is not known to be
+//! A statement is read with Flink's table functions (`sql`), planned by DataFusion as any other, and
+//! its logical plan is lowered (`lower`) to stages of [`freshet_runtime::plan`], each expression
+//! compiled once (`expr`). No plan of DataFusion runs while a job does. What is not known to be
 //! right is an error here, never a wrong result.
 
 mod aggregate;
