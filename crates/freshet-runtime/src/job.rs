@@ -571,7 +571,8 @@ impl Job {
                 }
                 let (bytes, entries) = write_run(&mut delta);
                 let len = bytes.len() as u64;
-                runs.push((place, RunRef { file: file.clone(), offset, len, entries, groups }));
+                let (file, expires) = (file.clone(), delta.expires());
+                runs.push((place, RunRef { file, offset, len, entries, groups, expires }));
                 content.push(bytes);
                 offset += len;
             }

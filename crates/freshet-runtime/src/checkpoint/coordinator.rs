@@ -326,6 +326,7 @@ impl Coordinator {
             }
         }
         manifest.watermarks = watermarks;
+        manifest.forget_dead();
         manifest
     }
 

@@ -54,6 +54,8 @@ pub struct RunRef {
     pub entries: u64,
     /// The key groups that it may have entries of.
     pub groups: KeyGroupRange,
+    /// By table, when the last of its entries is dead.
+    pub expires: BTreeMap<u8, EventTime>,
 }
 
 impl RunRef {
@@ -91,6 +93,18 @@ impl Manifest {
             watermarks: BTreeMap::new(),
             sinks: BTreeMap::new(),
             finished: false,
+        }
+    }
+
+    /// Forgets the runs all of whose entries are dead: what is given anew for a key never expires
+    /// before what was there, so that nothing older comes back.
+    pub fn forget_dead(&mut self) {
+        for (operator, runs) in &mut self.operators {
+            let Some(floors) = self.floors.get(operator) else { continue };
+            let is_dead = |(table, expires): (&u8, &EventTime)| {
+                floors.get(table).is_some_and(|floor| expires <= floor)
+            };
+            runs.retain(|run| !run.expires.iter().all(is_dead));
         }
     }
 

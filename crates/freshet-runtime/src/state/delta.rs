@@ -1,5 +1,7 @@
 //! What changed in an operator's state between two checkpoints.
 
+use std::collections::BTreeMap;
+
 use freshet_core::{Error, Result, error::code};
 
 use super::KeyGroup;
@@ -91,6 +93,16 @@ impl Delta {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty() && self.floors.is_empty()
+    }
+
+    /// By table, when the last of its entries is dead; what is removed is to be known for ever.
+    pub fn expires(&self) -> BTreeMap<u8, EventTime> {
+        let mut expires = BTreeMap::new();
+        for place in &self.places {
+            let last = expires.entry(place.table).or_insert(place.expires);
+            *last = place.expires.max(*last);
+        }
+        expires
     }
 
     /// Up to when entries are dead, by table.

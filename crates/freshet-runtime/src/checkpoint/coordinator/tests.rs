@@ -25,6 +25,7 @@ fn part(stage: u16, index: u16, epoch: u64) -> Event {
         len: 1,
         entries: 1,
         groups: KeyGroupRange { start: 0, end: 128 },
+        expires: BTreeMap::from([(0, EventTime(100))]),
     };
     Event::Part(Part {
         task: TaskId { stage, index },
@@ -114,6 +115,26 @@ fn a_job_that_has_read_everything_ends_after_its_last_commit() {
     let committed = Event::Committed { stage: 1, epoch: Epoch(8) };
     assert_eq!(coordinator.on(committed, 9), [Effect::Finish]);
     assert_eq!(coordinator.on(Event::Tick, 1000), []);
+}
+
+#[test]
+fn runs_whose_entries_are_all_dead_are_forgotten() {
+    let mut manifest = *{
+        let mut coordinator = coordinator();
+        coordinator.on(Event::Tick, 100);
+        gather(&mut coordinator, 8, 110)
+    };
+    manifest.operators.get_mut("in operator").expect("it has runs")[1].expires =
+        BTreeMap::from([(0, EventTime(100)), (1, EventTime::MAX)]);
+    let floors = manifest.floors.get_mut("in operator").expect("it has a floor");
+    floors.insert(0, EventTime(99));
+    manifest.forget_dead();
+    assert_eq!(manifest.operators["in operator"].len(), 2, "there is one more instant to come");
+    manifest.floors.get_mut("in operator").expect("it has a floor").insert(0, EventTime(100));
+    manifest.forget_dead();
+    let left: Vec<_> = manifest.operators["in operator"].iter().map(|run| &run.expires).collect();
+    assert_eq!(left, [&BTreeMap::from([(0, EventTime(100)), (1, EventTime::MAX)])]);
+    assert_eq!(manifest.operators["out operator"].len(), 2, "another operator's time is its own");
 }
 
 #[test]
