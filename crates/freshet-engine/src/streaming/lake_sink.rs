@@ -285,9 +285,12 @@ struct Writer {
 impl SinkWriter for Writer {
     fn write(&mut self, rows: Rows) -> Result<()> {
         if rows.kinds().is_some() {
-            return Err(Error::internal(
-                "rows that are taken back came to a table that is appended to",
-            ));
+            // The user's to mend: beginning again would meet the same rows.
+            return Err(Error::new(
+                code::SQL,
+                format!("table \"{}\" is only appended to, and rows of it are taken back", self.sink.table),
+            )
+            .hint("a source of upserts cannot be written as it is: read it as a topic that only grows"));
         }
         self.sink.figures.written.fetch_add(rows.len() as u64, Ordering::Relaxed);
         self.bytes += rows.bytes();
