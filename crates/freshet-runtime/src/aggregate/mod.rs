@@ -4,7 +4,9 @@
 //! They can be added to, taken from (where rows are retracted), merged, and forgotten one key at a
 //! time, which those of a batch engine need not.
 
+mod accumulators;
 mod count;
+mod distinct;
 mod extreme;
 mod sum;
 
@@ -16,7 +18,9 @@ use freshet_core::Result;
 
 use freshet_core::rows::RowKind;
 
+pub(crate) use accumulators::{Accumulators, Layout, Named};
 pub use count::Count;
+pub use distinct::{Distinct, RetractableExtreme};
 pub use extreme::{Extreme, Side};
 pub use sum::{Average, Sum};
 
@@ -85,6 +89,12 @@ pub trait AggregateSpec: Debug + Send + Sync {
 
     /// The type of its result.
     fn value_type(&self) -> DataType;
+
+    /// Whether it is given each value of its argument once, and again when the last row with it was
+    /// taken back, rather than rows. Its state follows from the values then, and has no types.
+    fn reads_values(&self) -> bool {
+        false
+    }
 
     /// The types of its state.
     fn state_types(&self) -> Vec<DataType>;

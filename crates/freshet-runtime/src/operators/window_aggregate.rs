@@ -5,27 +5,32 @@
 //! row is aggregated into its slice once, and a window is put together of its slices when it closes.
 //! Slicing is after Li et al., "No pane, no gain" (SIGMOD Record 34(1), 2005).
 
+use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::take;
+use arrow::array::{Array, AsArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
-use arrow::row::{RowConverter, SortField};
+use arrow::row::RowConverter;
 use freshet_core::{Error, Result, error::code};
 
-use super::dirty::Dirty;
-use crate::aggregate::{Aggregate, AggregateSpec, Arguments};
+use crate::aggregate::{Accumulators, AggregateSpec, Layout, Named};
 use crate::keys::{KeyEncoder, KeyMap};
 use crate::operator::{
     Counts, Flow, LATE, Operator, OperatorContext, OperatorSpec, Out, StateSize,
 };
-use crate::state::{Delta, Entry, KeyGroups};
+use crate::state::{Delta, Dirty, Entry, KeyGroup, KeyGroups, Owners};
 use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::stream::EventTime;
 
 /// Rows of a batch that a closing window gives.
 const BATCH_ROWS: usize = 8192;
+
+/// Keys whose state is encoded at a time.
+const PIECE: usize = 256;
+
+/// The table of keys in checkpoints; those of their sets of values follow.
+const KEYS: u8 = 0;
 
 /// How time is divided, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +102,12 @@ impl Windows {
         (0..=(last - first) / step).map(move |number| first + number * step)
     }
 
+    /// The windows that `time` is in, start and end, ascending by their ends.
+    pub(super) fn of(&self, time: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let windows = *self;
+        self.ends(self.slice_end(time)).map(move |end| (windows.start(end), end))
+    }
+
     /// When the window that ends at `end` begins.
     fn start(&self, end: i64) -> i64 {
         if self.cumulate {
@@ -137,15 +148,30 @@ pub struct WindowAggregate {
 impl WindowAggregate {
     /// The columns that it gives.
     pub fn schema(&self) -> SchemaRef {
-        let time = DataType::Timestamp(TimeUnit::Microsecond, None);
-        let keys = self.keys.iter().map(|key| self.input.field(*key).clone());
-        let bounds =
-            ["window_start", "window_end"].map(|name| Field::new(name, time.clone(), false));
-        let aggregates = self.names.iter().zip(&self.aggregates);
-        let aggregates =
-            aggregates.map(|(name, aggregate)| Field::new(name, aggregate.value_type(), true));
-        Arc::new(Schema::new(keys.chain(bounds).chain(aggregates).collect::<Vec<_>>()))
+        window_schema(&self.input, &self.keys, &self.names, &self.aggregates)
     }
+}
+
+/// Keys, bounds and aggregates of windows as columns.
+pub(super) fn window_schema(
+    input: &SchemaRef,
+    keys: &[usize],
+    names: &[String],
+    aggregates: &[Arc<dyn AggregateSpec>],
+) -> SchemaRef {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let keys = keys.iter().map(|key| input.field(*key).clone());
+    let bounds = ["window_start", "window_end"].map(|name| Field::new(name, time.clone(), false));
+    let aggregates = names.iter().zip(aggregates);
+    let aggregates =
+        aggregates.map(|(name, aggregate)| Field::new(name, aggregate.value_type(), true));
+    Arc::new(Schema::new(keys.chain(bounds).chain(aggregates).collect::<Vec<_>>()))
+}
+
+/// A row without a time.
+pub(super) fn no_time() -> Error {
+    Error::new(code::EXECUTION, "a row has no time to put it into a window")
+        .hint("declare the column as required, or filter rows without it")
 }
 
 impl OperatorSpec for WindowAggregate {
@@ -162,11 +188,11 @@ impl OperatorSpec for WindowAggregate {
     }
 
     fn create(&self, context: &OperatorContext) -> Result<Box<dyn Operator>> {
-        let types = self.aggregates.iter().flat_map(|aggregate| aggregate.state_types());
-        let states = RowConverter::new(types.map(SortField::new).collect()).map_err(arrow_error)?;
+        let layout = Layout::new(&self.aggregates, &self.input)?;
         Ok(Box::new(Running {
             encoder: KeyEncoder::new(&self.input, &self.keys)?,
-            states,
+            states: layout.converter()?,
+            layout,
             schema: self.schema(),
             spec: self.clone(),
             watermark: context.watermark,
@@ -177,6 +203,7 @@ impl OperatorSpec for WindowAggregate {
             early: Delta::default(),
             late: 0,
             slots: Vec::new(),
+            is_ready: false,
         }))
     }
 }
@@ -185,6 +212,7 @@ impl OperatorSpec for WindowAggregate {
 struct Running {
     spec: WindowAggregate,
     encoder: KeyEncoder,
+    layout: Arc<Layout>,
     /// The states of all aggregates as one value of a checkpoint.
     states: RowConverter,
     schema: SchemaRef,
@@ -201,62 +229,106 @@ struct Running {
     early: Delta,
     late: u64,
     slots: Vec<u32>,
+    /// Whether what follows from the loaded state was computed.
+    is_ready: bool,
 }
 
 /// The keys of a slice and what they come to.
 #[derive(Debug)]
 struct Slice {
-    keys: KeyMap,
-    aggregates: Vec<Box<dyn Aggregate>>,
+    keys: SliceKeys,
+    accumulators: Accumulators,
     dirty: Dirty,
 }
 
+#[derive(Debug)]
+struct SliceKeys {
+    map: KeyMap,
+    groups: KeyGroups,
+    /// The end of the slice.
+    end: i64,
+    /// The end of the last window that it is in.
+    last: i64,
+}
+
+impl Owners for SliceKeys {
+    fn write(&self, owner: u32, key: &mut Vec<u8>) -> (KeyGroup, EventTime) {
+        key.extend_from_slice(&encode_time(self.end));
+        self.map.write(owner, key);
+        (self.groups.group(self.map.hash(owner)), EventTime(self.last - 1))
+    }
+}
+
+impl SliceKeys {
+    fn named(&self) -> Named<'_> {
+        Named { owners: self, first: KEYS + 1 }
+    }
+}
+
 impl Slice {
-    fn new(encoder: &KeyEncoder, aggregates: &[Arc<dyn AggregateSpec>]) -> Self {
-        Self {
-            keys: encoder.map(),
-            aggregates: aggregates.iter().map(|aggregate| aggregate.create()).collect(),
+    fn new(
+        encoder: &KeyEncoder,
+        layout: &Arc<Layout>,
+        spec: &WindowAggregate,
+        end: i64,
+    ) -> Result<Self> {
+        let last = spec.windows.ends(end).last().expect("a slice is in some window");
+        Ok(Self {
+            keys: SliceKeys { map: encoder.map(), groups: spec.groups, end, last },
+            accumulators: Accumulators::new(layout)?,
             dirty: Dirty::default(),
-        }
+        })
     }
 
     fn resize(&mut self) {
-        let bound = self.keys.bound();
+        let bound = self.keys.map.bound();
         self.dirty.resize(bound);
-        for aggregate in &mut self.aggregates {
-            aggregate.resize(bound);
+        self.accumulators.resize(bound);
+    }
+
+    fn bytes(&self) -> usize {
+        self.keys.map.bytes() + self.accumulators.bytes() + self.dirty.bytes()
+    }
+
+    /// Gives the entries of some keys.
+    fn write(&self, states: &RowConverter, slots: &[u32], delta: &mut Delta) -> Result<()> {
+        if slots.is_empty() {
+            return Ok(());
         }
-    }
-
-    fn state(&self, slots: &[u32]) -> Result<Vec<ArrayRef>> {
-        let states = self.aggregates.iter().map(|aggregate| aggregate.state(slots));
-        Ok(states.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
-    }
-
-    /// Adds states, row `n` of which belongs to the key `slots[n]`.
-    fn merge(
-        &mut self,
-        specs: &[Arc<dyn AggregateSpec>],
-        slots: &[u32],
-        states: &[ArrayRef],
-    ) -> Result<()> {
-        let mut rest = states;
-        for (aggregate, spec) in self.aggregates.iter_mut().zip(specs) {
-            let (own, behind) = rest.split_at(spec.state_types().len());
-            aggregate.merge(slots, own)?;
-            rest = behind;
+        let columns = self.accumulators.states(slots)?;
+        let states = match columns.as_slice() {
+            [] => None,
+            columns => Some(states.convert_columns(columns).map_err(arrow_error)?),
+        };
+        let mut key = Vec::new();
+        for (row, slot) in slots.iter().enumerate() {
+            key.clear();
+            let (group, expires) = self.keys.write(*slot, &mut key);
+            let state = states.as_ref().map(|states| states.row(row));
+            let value = state.as_ref().map_or(&[][..], |state| state.as_ref());
+            delta.set(Entry { group, table: KEYS, key: &key, expires, value })?;
         }
         Ok(())
     }
 
-    fn bytes(&self) -> usize {
-        let aggregates: usize = self.aggregates.iter().map(|aggregate| aggregate.bytes()).sum();
-        self.keys.bytes() + aggregates + self.dirty.bytes()
+    /// Gives entries of the frozen checkpoint until `delta` has `enough` bytes; `false` where some
+    /// are left.
+    fn drain(&mut self, states: &RowConverter, enough: usize, delta: &mut Delta) -> Result<bool> {
+        while delta.bytes() < enough {
+            let owed = self.dirty.owed(PIECE);
+            if owed.is_empty() {
+                let Self { accumulators, keys, .. } = self;
+                return accumulators.drain(enough, keys.named(), delta);
+            }
+            self.write(states, &owed, delta)?;
+        }
+        Ok(false)
     }
 }
 
 impl Operator for Running {
     fn on_rows(&mut self, _input: usize, rows: Rows, out: &mut Out<'_>) -> Result<Flow> {
+        self.ready()?;
         let batch = rows.batch();
         let times = batch.column(self.spec.time).as_primitive::<TimestampMicrosecondType>();
         let keys = self.encoder.encode(batch)?;
@@ -266,11 +338,7 @@ impl Operator for Running {
         let (mut current, mut place) = (None, 0);
         for row in 0..rows.len() {
             if times.is_null(row) {
-                return Err(Error::new(
-                    code::EXECUTION,
-                    "a row has no time to put it into a window",
-                )
-                .hint("declare the column as required, or filter rows without it"));
+                return Err(no_time());
             }
             let end = self.spec.windows.slice_end(times.value(row));
             if current != Some(end) {
@@ -302,6 +370,7 @@ impl Operator for Running {
     }
 
     fn on_watermark(&mut self, watermark: EventTime, out: &mut Out<'_>) -> Result<EventTime> {
+        self.ready()?;
         while let Some(end) = self.ends.first().copied() {
             if end - 1 > watermark.0 {
                 break;
@@ -317,6 +386,7 @@ impl Operator for Running {
         self.frozen_floor = self.floor;
         for slice in self.slices.values_mut() {
             slice.dirty.freeze();
+            slice.accumulators.freeze();
         }
     }
 
@@ -328,48 +398,35 @@ impl Operator for Running {
         let enough = delta.bytes() + bytes;
         let ends: Vec<i64> = self.slices.keys().copied().collect();
         for end in ends {
-            loop {
-                if delta.bytes() >= enough {
-                    return Ok(Flow::More);
-                }
-                let slice = self.slices.get_mut(&end).expect("it is there");
-                let owed = slice.dirty.owed(256);
-                if owed.is_empty() {
-                    break;
-                }
-                self.write(end, &owed, delta)?;
+            let slice = self.slices.get_mut(&end).expect("it is there");
+            if !slice.drain(&self.states, enough, delta)? {
+                return Ok(Flow::More);
             }
         }
         if self.frozen_floor > EventTime::MIN {
-            delta.floor(0, self.frozen_floor);
+            for table in KEYS..=KEYS + self.layout.sets() {
+                delta.floor(table, self.frozen_floor);
+            }
         }
         Ok(Flow::Done)
     }
 
     fn load(&mut self, entries: &[Entry<'_>]) -> Result<()> {
-        for part in entries.chunk_by(|a, b| a.key.get(..8) == b.key.get(..8)) {
-            let damaged = || Error::new(code::STATE, "an entry of a window's state is damaged");
-            let (end, _) = part[0].key.split_first_chunk::<8>().ok_or_else(damaged)?;
-            let end = decode_time(*end);
-            self.open(end);
-            let slice = self.slices.get_mut(&end).expect("it was opened");
-            let slots = part.iter().map(|entry| slice.keys.read(&entry.key[8..]));
-            let slots = slots.collect::<Result<Vec<_>>>()?;
-            slice.resize();
-            let parser = self.states.parser();
-            let states = self
-                .states
-                .convert_rows(part.iter().map(|entry| parser.parse(entry.value)))
-                .map_err(arrow_error)?;
-            slice.merge(&self.spec.aggregates, &slots, &states)?;
+        for part in entries.chunk_by(|a, b| a.table == b.table && a.key.get(..8) == b.key.get(..8))
+        {
+            match part[0].table {
+                KEYS => self.load_keys(part)?,
+                table => self.load_values(usize::from(table - KEYS - 1), part)?,
+            }
         }
         Ok(())
     }
 
     fn size(&self) -> StateSize {
         let slices = self.slices.values();
-        let (bytes, keys) = slices
-            .fold((0, 0), |(bytes, keys), slice| (bytes + slice.bytes(), keys + slice.keys.len()));
+        let (bytes, keys) = slices.fold((0, 0), |(bytes, keys), slice| {
+            (bytes + slice.bytes(), keys + slice.keys.map.len())
+        });
         StateSize { bytes: bytes as u64, keys: keys as u64 }
     }
 
@@ -379,13 +436,53 @@ impl Operator for Running {
 }
 
 impl Running {
-    /// Makes sure that there is a slice, and that its windows will be closed.
-    fn open(&mut self, end: i64) {
-        let Self { slices, encoder, spec, ends, watermark, .. } = self;
-        slices.entry(end).or_insert_with(|| {
-            ends.extend(spec.windows.ends(end).filter(|end| end - 1 > watermark.0));
-            Slice::new(encoder, &spec.aggregates)
-        });
+    /// Computes what follows from the loaded state.
+    fn ready(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.is_ready, true) {
+            return Ok(());
+        }
+        self.slices.values_mut().try_for_each(|slice| slice.accumulators.loaded())
+    }
+
+    /// The slice that ends at `end`; makes sure that there is one, and that its windows will be closed.
+    fn open(&mut self, end: i64) -> Result<&mut Slice> {
+        let Self { slices, encoder, spec, ends, watermark, layout, .. } = self;
+        match slices.entry(end) {
+            Occupied(known) => Ok(known.into_mut()),
+            Vacant(new) => {
+                ends.extend(spec.windows.ends(end).filter(|end| end - 1 > watermark.0));
+                Ok(new.insert(Slice::new(encoder, layout, spec, end)?))
+            }
+        }
+    }
+
+    /// Takes entries of keys of one slice.
+    fn load_keys(&mut self, entries: &[Entry<'_>]) -> Result<()> {
+        let end = end_of(entries[0].key)?;
+        let slice = self.open(end)?;
+        let slots = entries.iter().map(|entry| slice.keys.map.read(&entry.key[8..]));
+        let slots = slots.collect::<Result<Vec<_>>>()?;
+        slice.resize();
+        if slice.accumulators.states(&[])?.is_empty() {
+            return Ok(());
+        }
+        let parser = self.states.parser();
+        let states = entries.iter().map(|entry| parser.parse(entry.value));
+        let states = self.states.convert_rows(states).map_err(arrow_error)?;
+        self.open(end)?.accumulators.merge_states(&slots, &states)
+    }
+
+    /// Takes entries of a set of values.
+    fn load_values(&mut self, set: usize, entries: &[Entry<'_>]) -> Result<()> {
+        for entry in entries {
+            // The owner's key, which begins with the slice's end, stands behind its length.
+            let end = end_of(entry.key.get(4..).unwrap_or_default())?;
+            let slice = self.open(end)?;
+            let Slice { keys, accumulators, .. } = slice;
+            accumulators.load(set, entry, |key| keys.map.read(key.get(8..).unwrap_or_default()))?;
+            slice.resize();
+        }
+        Ok(())
     }
 
     /// Adds the rows `chosen` to the slice that ends at `end`.
@@ -396,43 +493,18 @@ impl Running {
         keys: &crate::keys::Keys,
         chosen: &[u32],
     ) -> Result<()> {
-        self.open(end);
-        let slice = self.slices.get_mut(&end).expect("it was opened");
         let mut slots = std::mem::take(&mut self.slots);
         slots.clear();
-        slots.extend(chosen.iter().map(|row| slice.keys.intern_row(keys, *row as usize).0));
+        let slice = self.open(end)?;
+        slots.extend(chosen.iter().map(|row| slice.keys.map.intern_row(keys, *row as usize).0));
         slice.resize();
-        let mut owed = Vec::new();
-        for slot in &slots {
-            if slice.dirty.touch(*slot) {
-                owed.push(*slot);
-            }
-        }
-        if !owed.is_empty() {
-            let mut early = std::mem::take(&mut self.early);
-            self.write(end, &owed, &mut early)?;
-            self.early = early;
-        }
-        let whole = chosen.len() == rows.len();
-        let indices = (!whole).then(|| UInt32Array::from(chosen.to_vec()));
-        let column = |column: usize| match &indices {
-            None => Ok(Arc::clone(rows.batch().column(column))),
-            Some(indices) => take(rows.batch().column(column), indices, None).map_err(arrow_error),
-        };
-        let kinds: Option<Vec<_>> =
-            rows.kinds().map(|kinds| chosen.iter().map(|row| kinds[*row as usize]).collect());
+        let dirty = &mut slice.dirty;
+        let owed: Vec<u32> = slots.iter().copied().filter(|slot| dirty.touch(*slot)).collect();
+        self.slices[&end].write(&self.states, &owed, &mut self.early)?;
+        let rows = if chosen.len() == rows.len() { rows.clone() } else { rows.take(chosen)? };
         let slice = self.slices.get_mut(&end).expect("it was opened");
-        for (aggregate, spec) in slice.aggregates.iter_mut().zip(&self.spec.aggregates) {
-            let columns =
-                spec.arguments().iter().map(|place| column(*place)).collect::<Result<Vec<_>>>()?;
-            let filter = spec.filter().map(column).transpose()?;
-            let arguments = Arguments {
-                columns: &columns,
-                filter: filter.as_ref().map(|filter| filter.as_boolean()),
-                kinds: kinds.as_deref(),
-            };
-            aggregate.update(&slots, arguments)?;
-        }
+        let Slice { keys, accumulators, .. } = slice;
+        accumulators.update(&slots, rows.batch(), rows.kinds(), keys.named())?;
         self.slots = slots;
         Ok(())
     }
@@ -445,14 +517,16 @@ impl Running {
             [] => {}
             [only] => self.give(&self.slices[only], start, end, out)?,
             parts => {
-                let mut whole = Slice::new(&self.encoder, &self.spec.aggregates);
+                let mut whole = Slice::new(&self.encoder, &self.layout, &self.spec, end)?;
                 for part in parts {
                     let part = &self.slices[part];
-                    let from = part.keys.slots();
-                    let to: Vec<u32> =
-                        from.iter().map(|slot| whole.keys.intern_from(&part.keys, *slot)).collect();
+                    let from = part.keys.map.slots();
+                    let to =
+                        from.iter().map(|slot| whole.keys.map.intern_from(&part.keys.map, *slot));
+                    let to: Vec<u32> = to.collect();
                     whole.resize();
-                    whole.merge(&self.spec.aggregates, &to, &part.state(&from)?)?;
+                    let Slice { keys, accumulators, .. } = &mut whole;
+                    accumulators.merge(&to, &part.accumulators, &from, keys.named())?;
                 }
                 self.give(&whole, start, end, out)?;
             }
@@ -463,10 +537,7 @@ impl Running {
         for part in gone.copied().collect::<Vec<_>>() {
             // A checkpoint that is being made was cut while it was there.
             let slice = self.slices.get_mut(&part).expect("it is there");
-            let owed = slice.dirty.owed(usize::MAX);
-            let mut early = std::mem::take(&mut self.early);
-            self.write(part, &owed, &mut early)?;
-            self.early = early;
+            slice.drain(&self.states, usize::MAX, &mut self.early)?;
             self.slices.remove(&part);
         }
         self.floor = self.floor.max(EventTime(end - 1));
@@ -474,51 +545,33 @@ impl Running {
     }
 
     fn give(&self, slice: &Slice, start: i64, end: i64, out: &mut Out<'_>) -> Result<()> {
-        for slots in slice.keys.slots().chunks(BATCH_ROWS) {
-            let mut columns = self.encoder.columns(&slice.keys, slots)?;
+        for slots in slice.keys.map.slots().chunks(BATCH_ROWS) {
+            let mut columns = self.encoder.columns(&slice.keys.map, slots)?;
             for bound in [start, end] {
                 columns.push(Arc::new(TimestampMicrosecondArray::from_value(bound, slots.len())));
             }
-            for aggregate in &slice.aggregates {
-                columns.push(aggregate.value(slots)?);
-            }
+            columns.extend(slice.accumulators.values(slots)?);
             let batch =
                 RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(arrow_error)?;
             out.rows(Rows::inserts(batch))?;
         }
         Ok(())
     }
-
-    /// Gives the entries of some keys of a slice.
-    fn write(&self, end: i64, slots: &[u32], delta: &mut Delta) -> Result<()> {
-        if slots.is_empty() {
-            return Ok(());
-        }
-        let slice = &self.slices[&end];
-        let states = self.states.convert_columns(&slice.state(slots)?).map_err(arrow_error)?;
-        let last = self.spec.windows.ends(end).last().expect("a slice is in some window");
-        let mut key = encode_time(end).to_vec();
-        for (slot, state) in slots.iter().zip(states.iter()) {
-            key.truncate(8);
-            slice.keys.write(*slot, &mut key);
-            delta.set(Entry {
-                group: self.spec.groups.group(slice.keys.hash(*slot)),
-                table: 0,
-                key: &key,
-                expires: EventTime(last - 1),
-                value: state.as_ref(),
-            })?;
-        }
-        Ok(())
-    }
 }
 
 /// Eight bytes that have the order of times.
-fn encode_time(time: i64) -> [u8; 8] {
+pub(super) fn encode_time(time: i64) -> [u8; 8] {
     ((time as u64) ^ (1 << 63)).to_be_bytes()
 }
 
-fn decode_time(bytes: [u8; 8]) -> i64 {
+/// The end of the slice that the key of an entry begins with.
+fn end_of(key: &[u8]) -> Result<i64> {
+    let end = key.first_chunk::<8>();
+    let damaged = || Error::new(code::STATE, "an entry of a window's state is damaged");
+    Ok(decode_time(*end.ok_or_else(damaged)?))
+}
+
+pub(super) fn decode_time(bytes: [u8; 8]) -> i64 {
     (u64::from_be_bytes(bytes) ^ (1 << 63)) as i64
 }
 

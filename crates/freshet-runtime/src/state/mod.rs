@@ -1,7 +1,13 @@
 //! The state of operators: divided by key, and what a checkpoint keeps of it.
 
+mod changes;
 mod delta;
+mod dirty;
 mod groups;
+mod multiset;
 
+pub(crate) use changes::Changes;
 pub use delta::{Delta, Entry};
+pub(crate) use dirty::Dirty;
 pub use groups::{KeyGroup, KeyGroupRange, KeyGroups};
+pub(crate) use multiset::{Moved, Multiset, Owners};

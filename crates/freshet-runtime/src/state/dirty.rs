@@ -30,12 +30,20 @@ impl Dirty {
         owed
     }
 
+    /// A place is about to be given up, and may be used for something else. `true` where a checkpoint
+    /// is still to be given what it holds now.
+    pub(crate) fn forget(&mut self, place: u32) -> bool {
+        std::mem::take(&mut self.flags[place as usize]) & FROZEN != 0
+    }
+
     /// Cuts a checkpoint.
     pub(crate) fn freeze(&mut self) {
         debug_assert!(self.frozen.is_empty(), "one checkpoint at a time");
         std::mem::swap(&mut self.changed, &mut self.frozen);
         for place in &self.frozen {
-            self.flags[*place as usize] = FROZEN;
+            let flag = &mut self.flags[*place as usize];
+            // Not those that were forgotten; those that came back since are there twice.
+            *flag = if *flag != 0 { FROZEN } else { 0 };
         }
     }
 
@@ -63,6 +71,23 @@ impl Dirty {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_forgotten_is_owed_to_nobody() {
+        let mut dirty = Dirty::default();
+        dirty.resize(2);
+        dirty.touch(0);
+        dirty.touch(1);
+        assert!(!dirty.forget(0), "no checkpoint is being made");
+        dirty.freeze();
+        assert!(dirty.forget(1), "it belongs to the checkpoint");
+        assert!(dirty.owed(10).is_empty());
+        assert!(!dirty.touch(1), "it is something else now");
+        assert!(!dirty.forget(1));
+        assert!(!dirty.touch(1), "and again");
+        dirty.freeze();
+        assert_eq!(dirty.owed(10), [1]);
+    }
 
     #[test]
     fn what_a_checkpoint_is_owed_is_given_once() {

@@ -1,0 +1,327 @@
+//! The first row of each key in some order: `ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) = 1`.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::compute::SortOptions;
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
+use freshet_core::clock::Clock;
+use freshet_core::{Error, Result, error::code};
+
+use super::expiry::Expiry;
+use crate::keys::{KeyEncoder, KeyMap};
+use crate::operator::{Counts, Flow, Operator, OperatorContext, OperatorSpec, Out, StateSize};
+use crate::state::{Changes, Delta, Entry, KeyGroups};
+use freshet_core::rows::{RowKind, Rows, arrow_error};
+use freshet_core::stream::EventTime;
+
+/// Changes of a batch that is given.
+const BATCH_ROWS: usize = 8192;
+
+/// Keys whose rows are encoded at a time.
+const PIECE: usize = 256;
+
+/// Deduplication.
+///
+/// Gives the columns of its input, as changes: an insert for a new key, an update where another row
+/// is the first one now. What a key came to is given when rows have run dry for the moment or enough
+/// has gathered. Of rows that are equal in the order, the one that arrived first is the first. Rows
+/// are inserts.
+#[derive(Debug, Clone)]
+pub struct Deduplicate {
+    /// The columns of the input.
+    pub input: SchemaRef,
+    /// The columns of which one row each is kept.
+    pub keys: Vec<usize>,
+    /// The columns that say which row comes first; none keeps the one that arrived first.
+    pub order: Vec<(usize, SortOptions)>,
+    /// How keys are divided.
+    pub groups: KeyGroups,
+    /// Microseconds of the time of day after which a key that no row came to is forgotten: its next
+    /// row is an insert again.
+    pub ttl: Option<i64>,
+}
+
+impl OperatorSpec for Deduplicate {
+    fn name(&self) -> String {
+        let names = self.keys.iter().map(|key| self.input.field(*key).name().as_str());
+        format!("deduplicate by {}", names.collect::<Vec<_>>().join(", "))
+    }
+
+    fn create(&self, context: &OperatorContext) -> Result<Box<dyn Operator>> {
+        let fields = self.input.fields().iter();
+        let fields = fields.map(|field| SortField::new(field.data_type().clone()));
+        let order = self.order.iter().map(|(column, options)| {
+            let data_type = self.input.field(*column).data_type().clone();
+            SortField::new_with_options(data_type, *options)
+        });
+        let converter = |fields: Vec<SortField>| {
+            RowConverter::new(fields).map_err(|error| {
+                Error::new(code::SQL, "rows with a column of this type cannot be deduplicated")
+                    .caused_by(error)
+            })
+        };
+        let encoder = KeyEncoder::new(&self.input, &self.keys)?;
+        Ok(Box::new(Running {
+            rows: converter(fields.collect())?,
+            order: converter(order.collect())?,
+            keys: encoder.map(),
+            encoder,
+            spec: self.clone(),
+            best: Vec::new(),
+            held: 0,
+            pending: Vec::new(),
+            marked: Vec::new(),
+            changes: Changes::default(),
+            expiry: self.ttl.map(Expiry::new),
+            clock: Arc::clone(&context.clock),
+            deduplicated: 0,
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct Running {
+    spec: Deduplicate,
+    encoder: KeyEncoder,
+    rows: RowConverter,
+    order: RowConverter,
+    keys: KeyMap,
+    /// By key.
+    best: Vec<Option<Best>>,
+    /// Bytes of all of them.
+    held: usize,
+    /// Keys whose row changed since changes were last given, with the row that readers have.
+    pending: Vec<(u32, Option<Best>)>,
+    marked: Vec<bool>,
+    changes: Changes,
+    expiry: Option<Expiry>,
+    clock: Arc<dyn Clock>,
+    deduplicated: u64,
+}
+
+/// The first row of a key so far: its place in the order, then the row, both as Arrow rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Best {
+    order: u32,
+    bytes: Box<[u8]>,
+}
+
+impl Best {
+    fn new(order: &[u8], row: &[u8]) -> Self {
+        Self { order: order.len() as u32, bytes: [order, row].concat().into() }
+    }
+
+    fn order(&self) -> &[u8] {
+        &self.bytes[..self.order as usize]
+    }
+
+    fn row(&self) -> &[u8] {
+        &self.bytes[self.order as usize..]
+    }
+}
+
+impl Operator for Running {
+    fn on_rows(&mut self, _input: usize, rows: Rows, _out: &mut Out<'_>) -> Result<Flow> {
+        if rows.kinds().is_some() {
+            return Err(Error::internal("a deduplication was given rows that take others back"));
+        }
+        let batch = rows.batch();
+        let keys = self.encoder.encode(batch)?;
+        let ordered = self.spec.order.iter().map(|(column, _)| Arc::clone(batch.column(*column)));
+        let ordered: Vec<ArrayRef> = ordered.collect();
+        let order = match ordered.as_slice() {
+            [] => None,
+            ordered => Some(self.order.convert_columns(ordered).map_err(arrow_error)?),
+        };
+        let (mut slots, mut new) = (Vec::new(), Vec::new());
+        self.keys.intern(&keys, &mut slots, &mut new);
+        self.resize();
+        if let Some(expiry) = &mut self.expiry {
+            expiry.seen(&slots, self.clock.now_micros());
+        }
+        let mut rows = None;
+        for (row, slot) in slots.iter().enumerate() {
+            let own = order.as_ref().map(|order| order.row(row));
+            let own = own.as_ref().map_or(&[][..], |own| own.as_ref());
+            let is_first = self.best[*slot as usize].as_ref().is_none_or(|best| own < best.order());
+            self.deduplicated += u64::from(new.binary_search(&(row as u32)).is_err());
+            if !is_first {
+                continue;
+            }
+            // Most batches of a stream that was deduplicated before give none.
+            let rows = match &mut rows {
+                Some(rows) => rows,
+                none => {
+                    none.insert(self.rows.convert_columns(batch.columns()).map_err(arrow_error)?)
+                }
+            };
+            let best = Best::new(own, rows.row(row).as_ref());
+            self.replace(*slot, best)?;
+        }
+        Ok(Flow::Done)
+    }
+
+    fn deadline(&self) -> Option<i64> {
+        self.expiry.as_ref().and_then(Expiry::deadline)
+    }
+
+    fn on_time(&mut self, now: i64, out: &mut Out<'_>) -> Result<()> {
+        self.flush(out)?;
+        let expired = self.expiry.as_mut().map(|expiry| expiry.expired(now)).unwrap_or_default();
+        expired.into_iter().try_for_each(|slot| self.forget(slot))
+    }
+
+    fn flush(&mut self, out: &mut Out<'_>) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        for (slot, _) in &pending {
+            self.marked[*slot as usize] = false;
+        }
+        // An update is two rows.
+        for pending in pending.chunks(BATCH_ROWS / 2) {
+            let (mut rows, mut kinds) = (Vec::new(), Vec::new());
+            let parser = self.rows.parser();
+            for (slot, before) in pending {
+                let best = self.best[*slot as usize].as_ref();
+                let best =
+                    best.ok_or_else(|| Error::internal("a key without a row has changed"))?;
+                match before {
+                    None => kinds.push(RowKind::Insert),
+                    Some(before) if before.row() == best.row() => continue,
+                    Some(before) => {
+                        rows.push(parser.parse(before.row()));
+                        kinds.extend([RowKind::UpdateBefore, RowKind::UpdateAfter]);
+                    }
+                }
+                rows.push(parser.parse(best.row()));
+            }
+            if rows.is_empty() {
+                continue;
+            }
+            let columns = self.rows.convert_rows(rows).map_err(arrow_error)?;
+            let batch = RecordBatch::try_new(Arc::clone(&self.spec.input), columns);
+            out.rows(Rows::changes(batch.map_err(arrow_error)?, kinds))?;
+        }
+        Ok(())
+    }
+
+    fn holds_back(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn freeze(&mut self) {
+        self.changes.freeze();
+    }
+
+    fn drain(&mut self, bytes: usize, delta: &mut Delta) -> Result<Flow> {
+        let enough = delta.bytes() + bytes;
+        self.changes.drain(delta)?;
+        while delta.bytes() < enough {
+            let owed = self.changes.owed(PIECE);
+            if owed.is_empty() {
+                return Ok(Flow::Done);
+            }
+            for slot in owed {
+                self.write(slot, delta)?;
+            }
+        }
+        Ok(Flow::More)
+    }
+
+    fn load(&mut self, entries: &[Entry<'_>]) -> Result<()> {
+        let damaged = || Error::new(code::STATE, "an entry of a deduplication's state is damaged");
+        for entry in entries {
+            let slot = self.keys.read(entry.key)?;
+            self.resize();
+            let (seen, rest) = entry.value.split_first_chunk::<8>().ok_or_else(damaged)?;
+            let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+            let length = u32::from_le_bytes(*length) as usize;
+            let (order, row) = rest.split_at_checked(length).ok_or_else(damaged)?;
+            if let Some(expiry) = &mut self.expiry {
+                expiry.seen(&[slot], i64::from_le_bytes(*seen));
+            }
+            let best = Best::new(order, row);
+            self.held += best.bytes.len();
+            self.best[slot as usize] = Some(best);
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> StateSize {
+        let places = self.best.capacity() * size_of::<Option<Best>>();
+        let bytes = self.keys.bytes() + places + self.held + self.changes.bytes();
+        StateSize { bytes: bytes as u64, keys: self.keys.len() as u64 }
+    }
+
+    fn counts(&self) -> Counts {
+        Counts { deduplicated: self.deduplicated, ..Counts::default() }
+    }
+}
+
+impl Running {
+    fn resize(&mut self) {
+        let bound = self.keys.bound();
+        self.best.resize(bound, None);
+        self.marked.resize(bound, false);
+        self.changes.resize(bound);
+    }
+
+    fn replace(&mut self, slot: u32, best: Best) -> Result<()> {
+        self.touch(slot)?;
+        let place = slot as usize;
+        self.held += best.bytes.len();
+        let before = self.best[place].replace(best);
+        self.held -= before.as_ref().map_or(0, |before| before.bytes.len());
+        if !std::mem::replace(&mut self.marked[place], true) {
+            self.pending.push((slot, before));
+        }
+        Ok(())
+    }
+
+    /// Says that the row of a key is about to change.
+    fn touch(&mut self, slot: u32) -> Result<()> {
+        if self.changes.touch(slot) {
+            self.write_early(slot)?;
+        }
+        Ok(())
+    }
+
+    fn write_early(&mut self, slot: u32) -> Result<()> {
+        let mut early = self.changes.take_early();
+        self.write(slot, &mut early)?;
+        self.changes.put_early(early);
+        Ok(())
+    }
+
+    fn write(&self, slot: u32, delta: &mut Delta) -> Result<()> {
+        let Some(best) = &self.best[slot as usize] else {
+            return Err(Error::internal("a key without a row is to be written"));
+        };
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        self.keys.write(slot, &mut key);
+        let seen = self.expiry.as_ref().map_or(0, |expiry| expiry.last(slot));
+        value.extend_from_slice(&seen.to_le_bytes());
+        value.extend_from_slice(&best.order.to_le_bytes());
+        value.extend_from_slice(&best.bytes);
+        let group = self.spec.groups.group(self.keys.hash(slot));
+        delta.set(Entry { group, table: 0, key: &key, expires: EventTime::MAX, value: &value })
+    }
+
+    fn forget(&mut self, slot: u32) -> Result<()> {
+        if self.changes.forget(slot) {
+            self.write_early(slot)?;
+        }
+        let mut key = Vec::new();
+        self.keys.write(slot, &mut key);
+        let group = self.spec.groups.group(self.keys.hash(slot));
+        self.changes.removed().remove(group, 0, &key)?;
+        let best = self.best[slot as usize].take();
+        self.held -= best.map_or(0, |best| best.bytes.len());
+        self.keys.remove(slot);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
