@@ -139,18 +139,31 @@ impl Rows {
         Ok(Self { batch: take_record_batch(&self.batch, &indices).map_err(arrow_error)?, kinds })
     }
 
-    /// The rows at which `keep` is true. Whole batches are handed on as they are.
+    /// The rows at which `keep` is true. Whole batches are handed on as they are; of an update, one row
+    /// of which is left out, the other is a delete or an insert.
     pub fn filter(self, keep: &BooleanArray) -> Result<Self> {
         let kept = keep.true_count();
         if kept == self.len() {
             return Ok(self);
         }
         let kinds = self.kinds.as_ref().map(|kinds| {
-            let chosen = kinds.iter().enumerate();
-            let chosen = chosen.filter(|(row, _)| keep.is_valid(*row) && keep.value(*row));
-            chosen.map(|(_, kind)| *kind).collect()
+            let keeps = |row: usize| keep.is_valid(row) && keep.value(row);
+            let chosen = (0..kinds.len()).filter(|row| keeps(*row));
+            chosen.map(|row| apart(kinds, row, |other| keeps(other))).collect()
         });
         Ok(Self { batch: filter_record_batch(&self.batch, keep).map_err(arrow_error)?, kinds })
+    }
+
+    /// The same rows, where the two rows of an update go to different places: a delete and an insert
+    /// each, where `place` says of them that they do.
+    #[must_use]
+    pub fn torn<T: PartialEq>(self, place: impl Fn(usize) -> T) -> Self {
+        let Self { batch, kinds } = self;
+        let torn = |kinds: Arc<[RowKind]>| {
+            let rows = 0..kinds.len();
+            rows.map(|row| apart(&kinds, row, |other| place(other) == place(row))).collect()
+        };
+        Self { batch, kinds: kinds.map(torn) }
     }
 
     /// All rows of `parts`, which have the same schema, in their order.
@@ -172,6 +185,15 @@ impl Rows {
     pub fn bytes(&self) -> usize {
         let kinds = self.kinds.as_ref().map_or(0, |kinds| kinds.len());
         kinds + self.batch.columns().iter().map(column_bytes).sum::<usize>()
+    }
+}
+
+/// What a row means where the other row of its update is with it or not.
+fn apart(kinds: &[RowKind], row: usize, with: impl Fn(usize) -> bool) -> RowKind {
+    match kinds[row] {
+        RowKind::UpdateBefore if row + 1 >= kinds.len() || !with(row + 1) => RowKind::Delete,
+        RowKind::UpdateAfter if row == 0 || !with(row - 1) => RowKind::Insert,
+        kind => kind,
     }
 }
 
@@ -226,11 +248,15 @@ mod tests {
             .clone()
             .filter(&BooleanArray::from(vec![Some(false), Some(true), None, Some(true)]))
             .expect("one boolean a row");
-        assert_eq!(kept.kinds(), Some([UpdateBefore, Delete].as_slice()));
+        // Its other row was left out.
+        assert_eq!(kept.kinds(), Some([Delete, Delete].as_slice()));
+        let torn = rows.clone().torn(|row| row < 2);
+        assert_eq!(torn.kinds(), Some([Insert, Delete, Insert, Delete].as_slice()));
+        assert_eq!(rows.clone().torn(|row| row == 0).kinds(), rows.kinds());
         assert_eq!(rows.slice(1, 2).kinds(), Some([UpdateBefore, UpdateAfter].as_slice()));
         let joined = Rows::concat(&rows.schema(), &[Rows::inserts(batch(&[9])), kept])
             .expect("the same schema");
-        assert_eq!(joined.kinds(), Some([Insert, UpdateBefore, Delete].as_slice()));
+        assert_eq!(joined.kinds(), Some([Insert, Delete, Delete].as_slice()));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 CREATE VIEW by_minute AS
 SELECT
     symbol,
-    window_start,
-    window_end,
+    window_start AS minute_start,
+    window_end AS minute_end,
     window_time AS rowtime,
     COUNT(*) AS trades,
     SUM(price) AS turnover

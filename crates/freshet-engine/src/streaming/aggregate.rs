@@ -7,13 +7,16 @@ use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use freshet_core::error::code;
 use freshet_core::{Error, Result};
-use freshet_runtime::aggregate::{AggregateSpec, Average, Count, Extreme, Side, Sum};
+use freshet_runtime::aggregate::{
+    AggregateSpec, Average, Count, Distinct, Extreme, RetractableExtreme, Side, Sum,
+};
 
 /// An aggregate function's call: what it computes of which expressions.
 #[derive(Debug)]
 pub struct Call<'a> {
     name: &'a str,
     argument: Option<&'a Expr>,
+    distinct: bool,
     /// The rows that count.
     pub filter: Option<&'a Expr>,
 }
@@ -28,9 +31,6 @@ impl<'a> Call<'a> {
         let unsupported = |what: &str| {
             Err(Error::new(code::SQL, format!("{what} is not supported in a stream: {expr}")))
         };
-        if *distinct {
-            return unsupported("DISTINCT");
-        }
         if !order_by.is_empty() || null_treatment.is_some() {
             return unsupported("an order within an aggregate");
         }
@@ -45,7 +45,7 @@ impl<'a> Call<'a> {
             [one] => Some(one),
             _ => return unsupported("more than one argument"),
         };
-        Ok(Self { name, argument, filter: filter.as_deref() })
+        Ok(Self { name, argument, distinct: *distinct, filter: filter.as_deref() })
     }
 
     /// The argument, where it has one.
@@ -53,27 +53,34 @@ impl<'a> Call<'a> {
         self.argument
     }
 
-    /// The function over the columns that its expressions were computed into.
+    /// The function over the columns that its expressions were computed into; `retracted` where rows
+    /// may be taken back.
     pub fn spec(
         &self,
         argument: Option<(usize, DataType)>,
         filter: Option<usize>,
         output: &DataType,
+        retracted: bool,
     ) -> Result<Arc<dyn AggregateSpec>> {
         let (column, input) = match (self.name, argument) {
             ("count", None) => return Ok(Arc::new(Count::rows().filtered(filter))),
-            ("count", Some((column, _))) => {
-                return Ok(Arc::new(Count::column(column).filtered(filter)));
-            }
             (_, Some(argument)) => argument,
             (name, None) => return Err(Error::new(code::SQL, format!("{name} has no argument"))),
         };
-        Ok(match self.name {
+        let side = if self.name == "min" { Side::Least } else { Side::Greatest };
+        let of_rows: Arc<dyn AggregateSpec> = match self.name {
+            "count" => Arc::new(Count::column(column).filtered(filter)),
             "sum" => Arc::new(Sum::new(column, input, output.clone())?.filtered(filter)),
             "avg" => Arc::new(Average::new(column, input, output.clone())?.filtered(filter)),
-            "min" => Arc::new(Extreme::new(Side::Least, column, input)?.filtered(filter)),
-            _ => Arc::new(Extreme::new(Side::Greatest, column, input)?.filtered(filter)),
-        })
+            // Equal values change nothing: DISTINCT or not.
+            _ if retracted => {
+                return Ok(Arc::new(
+                    RetractableExtreme::new(side, column, input)?.filtered(filter),
+                ));
+            }
+            _ => return Ok(Arc::new(Extreme::new(side, column, input)?.filtered(filter))),
+        };
+        Ok(if self.distinct { Arc::new(Distinct::new(of_rows)) } else { of_rows })
     }
 }
 

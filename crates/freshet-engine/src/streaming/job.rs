@@ -24,12 +24,11 @@ use freshet_runtime::executor::Io;
 use freshet_runtime::operators::{Calc, Columns};
 use freshet_runtime::plan::{EdgePlan, JobPlan, JobSource, SinkPlan, StageInput, StagePlan};
 use freshet_runtime::source::{DEAD_LETTERS, StreamInput, WatermarkSpec, dead_letter_schema};
-use freshet_runtime::state::KeyGroups;
 use futures::future::BoxFuture;
 
 use super::expr::compile_coerced;
 use super::lake_sink::{LakeFigures, LakeSink};
-use super::lower::{StreamCatalog, TimeColumn, lower};
+use super::lower::{LowerOptions, StreamCatalog, TimeColumn, lower};
 use super::table::StreamTable;
 use super::windows::TIME;
 use crate::dead_letters;
@@ -80,8 +79,9 @@ impl Engine {
             let node = self.node(id)?;
             let (plan, catalog) = self.plan_stream(node, options).await?;
             let at = |error: Error| error.at(Location::file(node.path.display().to_string()));
-            let groups = KeyGroups::default();
-            let lowered = lower(&plan, &catalog, options.parallelism, groups).map_err(at)?;
+            let lower_options = LowerOptions::new(options.parallelism);
+            let groups = lower_options.groups;
+            let lowered = lower(&plan, &catalog, &lower_options).map_err(at)?;
             let name = format!("{}/{id}", self.project().environment.name);
             let sink = LakeSink::new(
                 self.lake().clone(),

@@ -20,7 +20,7 @@ pub use expr::compile;
 pub use io::TokioIo;
 pub use job::{StreamJob, StreamOptions};
 pub use lake_sink::{LakeFigures, LakeSink};
-pub use lower::{Lowered, Side, StreamCatalog, TimeColumn, lower};
+pub use lower::{LowerOptions, Lowered, Side, StreamCatalog, TimeColumn, Unbounded, lower};
 pub use table::StreamTable;
 
 use std::sync::Arc;

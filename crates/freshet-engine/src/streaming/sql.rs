@@ -27,6 +27,7 @@ pub fn parse(text: &str) -> Result<Statement> {
         .tokenize_with_location()
         .map_err(|error| wrong(error.to_string()))?;
     leave_out_table(&mut tokens);
+    wrap_partition(&mut tokens);
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
     let mut statements = parser.parse_statements().map_err(|error| wrong(error.to_string()))?;
     let (Some(mut statement), true) = (statements.pop(), statements.is_empty()) else {
@@ -64,6 +65,45 @@ fn leave_out_table(tokens: &mut [TokenWithSpan]) {
     }
 }
 
+/// Makes the columns of `SESSION(t PARTITION BY a, b, DESCRIPTOR(time), …)` one argument, which the
+/// parser takes for a function's: `t, freshet_partition(a, b), DESCRIPTOR(time)`.
+fn wrap_partition(tokens: &mut Vec<TokenWithSpan>) {
+    let word = |token: &TokenWithSpan, keyword: Keyword| matches!(&token.token, Token::Word(word) if word.keyword == keyword);
+    let is_descriptor = |token: &TokenWithSpan| matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case("descriptor"));
+    let is_space = |token: &TokenWithSpan| matches!(token.token, Token::Whitespace(_));
+    let mut at = 0;
+    while at < tokens.len() {
+        let start = at;
+        at += 1;
+        if !word(&tokens[start], Keyword::PARTITION) {
+            continue;
+        }
+        let Some(by) = (start + 1..tokens.len()).find(|at| !is_space(&tokens[*at])) else { return };
+        // Not that of OVER: those come behind an opening parenthesis.
+        let before = (0..start).rev().find(|at| !is_space(&tokens[*at]));
+        let follows = before.is_some_and(|at| tokens[at].token != Token::LParen);
+        let end = tokens[by..].iter().position(is_descriptor).map(|end| by + end);
+        let comma = end.and_then(|end| {
+            (by..end)
+                .rev()
+                .find(|at| !is_space(&tokens[*at]))
+                .filter(|at| tokens[*at].token == Token::Comma)
+        });
+        let (true, true, Some(comma)) = (word(&tokens[by], Keyword::BY), follows, comma) else {
+            continue;
+        };
+        let span = tokens[start].span;
+        let token = |token| TokenWithSpan { token, span };
+        tokens.insert(comma, token(Token::RParen));
+        let function = Token::make_word(PARTITION, None);
+        let opened = [Token::Comma, function, Token::LParen].map(token);
+        tokens.splice(start..=by, opened);
+    }
+}
+
+/// Stands for the columns that sessions are divided by.
+const PARTITION: &str = "freshet_partition";
+
 struct Rewriter {
     error: Option<Error>,
 }
@@ -96,10 +136,11 @@ fn rewritten(factor: &TableFactor) -> Result<Option<TableFactor>> {
         return Err(Error::new(code::SQL, format!("\"{name}\" is no table function"))
             .hint("there are TUMBLE, HOP, CUMULATE and SESSION"));
     };
-    let Call { input, time, spans } = Call::read(function, kind)?;
-    let bounds = ["start", "end", "time"].map(|bound| {
-        format!("{}({time}, {}) AS window_{bound}", kind.function(bound), spans.join(", "))
-    });
+    let Call { input, time, spans, partition } = Call::read(function, kind)?;
+    let arguments: Vec<String> = std::iter::once(time).chain(spans).chain(partition).collect();
+    let arguments = arguments.join(", ");
+    let bounds = ["start", "end", "time"]
+        .map(|bound| format!("{}({arguments}) AS window_{bound}", kind.function(bound)));
     let text = format!("SELECT * FROM (SELECT *, {} FROM {input})", bounds.join(", "));
     let parsed = Parser::parse_sql(&GenericDialect {}, &text);
     let subquery = parsed.ok().and_then(|mut statements| match statements.pop()? {
@@ -127,6 +168,8 @@ struct Call {
     time: String,
     /// Size and what else the kind has; `NULL` where nothing is said.
     spans: Vec<String>,
+    /// The columns that sessions are divided by.
+    partition: Vec<String>,
 }
 
 impl Call {
@@ -138,7 +181,15 @@ impl Call {
         };
         let names = kind.arguments();
         let mut given: Vec<Option<&Expr>> = vec![None; names.len()];
-        for (position, argument) in list.args.iter().enumerate() {
+        let mut partition = Vec::new();
+        let arguments = list.args.iter().filter(|argument| match partition_of(argument) {
+            Some(columns) if kind == Kind::Session => {
+                partition = columns;
+                false
+            }
+            _ => true,
+        });
+        for (position, argument) in arguments.enumerate() {
             let (place, value) = match argument {
                 FunctionArg::Unnamed(value) => (Some(position), value),
                 FunctionArg::Named { name, arg, .. } => {
@@ -183,8 +234,18 @@ impl Call {
         })?;
         let null = || "NULL".to_owned();
         let spans = given[2..].iter().map(|span| span.map_or_else(null, ToString::to_string));
-        Ok(Self { input, time, spans: kind.order(spans.collect()) })
+        Ok(Self { input, time, spans: kind.order(spans.collect()), partition })
     }
+}
+
+/// The columns of an argument that [`wrap_partition`] made.
+fn partition_of(argument: &FunctionArg) -> Option<Vec<String>> {
+    let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Function(function))) = argument else {
+        return None;
+    };
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let columns = list.args.iter().map(ToString::to_string).collect();
+    (function.name.to_string() == PARTITION).then_some(columns)
 }
 
 fn descriptor_column(descriptor: &Function) -> Option<String> {

@@ -24,6 +24,9 @@ pub const TIME: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 /// `window_time` is so much before a window's end: a millisecond, as in Flink.
 pub const BEFORE_END: i64 = 1_000;
 
+/// How many spans the functions take: size, step, offset.
+const SPANS: usize = 3;
+
 /// The table functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -118,11 +121,16 @@ const BOUNDS: [(Bound, &str); 3] =
 pub fn register(context: &SessionContext) {
     for kind in [Kind::Tumble, Kind::Hop, Kind::Cumulate, Kind::Session] {
         for (bound, name) in BOUNDS {
+            // Signs stay where they are written: nothing may be computed of them before.
+            let volatility = match kind {
+                Kind::Tumble => Volatility::Immutable,
+                Kind::Hop | Kind::Cumulate | Kind::Session => Volatility::Volatile,
+            };
             context.register_udf(ScalarUDF::new_from_impl(WindowBound {
                 name: kind.function(name),
                 kind,
                 bound,
-                signature: Signature::user_defined(Volatility::Immutable),
+                signature: Signature::user_defined(volatility),
             }));
         }
     }
@@ -139,6 +147,8 @@ pub struct Mention {
     pub windows: Windows,
     /// The rows' time.
     pub time: Expr,
+    /// The columns that have sessions of their own.
+    pub partition: Vec<Expr>,
 }
 
 /// What an expression mentions, where it is one of the functions.
@@ -148,7 +158,7 @@ pub fn mention(expr: &Expr) -> Result<Option<Mention>> {
     let Some(WindowBound { kind, bound, .. }) = implementation.downcast_ref::<WindowBound>() else {
         return Ok(None);
     };
-    let [time, size, step, offset] = args.as_slice() else {
+    let [time, size, step, offset, partition @ ..] = args.as_slice() else {
         return Err(Error::internal(format!("{} has {} arguments", func.name(), args.len())));
     };
     let span =
@@ -162,7 +172,8 @@ pub fn mention(expr: &Expr) -> Result<Option<Mention>> {
         Kind::Hop => Windows::hop(needed(size, "size")?, needed(step, "slide")?, offset),
         Kind::Cumulate => Windows::cumulate(needed(size, "size")?, needed(step, "step")?, offset),
     }?;
-    Ok(Some(Mention { bound: *bound, kind: *kind, windows, time: time.clone() }))
+    let partition = partition.to_vec();
+    Ok(Some(Mention { bound: *bound, kind: *kind, windows, time: time.clone(), partition }))
 }
 
 /// A span in microseconds; `None` for a null.
@@ -214,11 +225,14 @@ impl ScalarUDFImpl for WindowBound {
         types: &[DataType],
     ) -> std::result::Result<Vec<DataType>, DataFusionError> {
         let [time, spans @ ..] = types else { return plan_err!("a window has no column of time") };
+        // Behind the spans stand the columns that sessions are divided by.
+        let (spans, partition) = spans.split_at(spans.len().min(SPANS));
         if !matches!(time, DataType::Timestamp(..) | DataType::Date32) {
             return plan_err!("the column of a window's time is of type {time}, not TIMESTAMP");
         }
         let interval = DataType::Interval(IntervalUnit::MonthDayNano);
-        Ok(std::iter::once(TIME).chain(spans.iter().map(|_| interval.clone())).collect())
+        let spans = spans.iter().map(|_| interval.clone());
+        Ok(std::iter::once(TIME).chain(spans).chain(partition.iter().cloned()).collect())
     }
 
     fn return_type(&self, _types: &[DataType]) -> std::result::Result<DataType, DataFusionError> {

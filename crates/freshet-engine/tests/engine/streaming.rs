@@ -13,14 +13,16 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use freshet_core::config::ByteSize;
 use freshet_core::error::code;
+use freshet_core::rows::Rows;
 use freshet_core::{Location, Result};
 use freshet_engine::session::{CATALOG, Sessions, register};
-use freshet_engine::streaming::{self, Lowered, StreamCatalog, StreamTable, TimeColumn};
+use freshet_engine::streaming::{
+    self, LowerOptions, Lowered, StreamCatalog, StreamTable, TimeColumn,
+};
 use freshet_runtime::checkpoint::Settings;
 use freshet_runtime::job::{JobOptions, Restart};
 use freshet_runtime::plan::{JobPlan, JobSource, SinkPlan};
 use freshet_runtime::source::WatermarkSpec;
-use freshet_runtime::state::KeyGroups;
 use freshet_testkit::seeds;
 use freshet_testkit::sim::{BatchSource, Chance, Faults, Process, SimSink, Stepped, Target, World};
 use object_store::memory::InMemory;
@@ -88,7 +90,7 @@ impl Streams {
     /// Lowers a plan over them.
     pub fn lower(&self, plan: &LogicalPlan, parallelism: u16) -> Result<Lowered> {
         let catalog = Catalog { streams: &self.0, chance: Chance::new(0) };
-        streaming::lower(plan, &catalog, parallelism, KeyGroups::default())
+        streaming::lower(plan, &catalog, &LowerOptions::new(parallelism))
     }
 }
 
@@ -188,14 +190,27 @@ fn orders_stream(partitions: &Arc<Vec<RecordBatch>>) -> Streams {
 async fn stream_result(partitions: &Arc<Vec<RecordBatch>>, sql: &str, seed: u64) -> Vec<String> {
     let context = stream_context(partitions[0].schema());
     let plan = plan(&context, sql).await.unwrap_or_else(|error| panic!("{error:?}"));
-    let batches = run(&orders_stream(partitions), &plan, seed).await;
-    let mut rows: Vec<String> = batches.iter().flat_map(shown).collect();
-    rows.sort_unstable();
-    rows
+    fold(&run(&orders_stream(partitions), &plan, seed).await, shown)
 }
 
-/// The rows that a job gives, which is killed now and then and goes on at another parallelism.
-pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<RecordBatch> {
+/// The rows that are left of changes, sorted; `lines` shows those of a batch.
+pub fn fold(changes: &[Rows], lines: impl Fn(&RecordBatch) -> Vec<String>) -> Vec<String> {
+    let mut table = BTreeMap::<String, i64>::new();
+    for rows in changes {
+        for (row, line) in lines(rows.batch()).into_iter().enumerate() {
+            *table.entry(line).or_default() += rows.kind(row).sign();
+        }
+    }
+    let mut left = Vec::new();
+    for (line, count) in table {
+        assert!(count >= 0, "{line} was taken away {} times too often", -count);
+        left.extend(std::iter::repeat_n(line, count as usize));
+    }
+    left
+}
+
+/// The changes that a job gives, which is killed now and then and goes on at another parallelism.
+pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<Rows> {
     let world = World::new(seed);
     let target = Arc::new(Target::new(true));
     let store = Arc::new(InMemory::new());
@@ -209,8 +224,8 @@ pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<Record
         };
         Process::start(&world, options, 1 + chance.below(2), |io| {
             let catalog = Catalog { streams: &streams.0, chance: chance.clone() };
-            let groups = KeyGroups::default();
-            let lowered = streaming::lower(plan, &catalog, parallelism, groups);
+            let options = LowerOptions::new(parallelism);
+            let lowered = streaming::lower(plan, &catalog, &options);
             let mut lowered = lowered.unwrap_or_else(|error| panic!("{error:?}"));
             let sink = SimSink {
                 target: Arc::clone(&target),
@@ -220,6 +235,7 @@ pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<Record
             };
             lowered.stages[lowered.output].sink =
                 Some(SinkPlan { id: "sink".into(), sink: Arc::new(sink), commit_interval: 0 });
+            let groups = options.groups;
             let plan = JobPlan { name: "job".into(), stages: lowered.stages, groups };
             (plan, Arc::clone(&store) as Arc<dyn object_store::ObjectStore>)
         })
@@ -240,7 +256,7 @@ pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<Record
     if process.ended().is_none() {
         world.run(&mut process).expect("it comes to its end");
     }
-    target.batches()
+    target.changes()
 }
 
 /// Holds a streaming statement against one for a batch, over many inputs.
@@ -309,6 +325,64 @@ fn hopping_and_cumulating_windows_are_joins_with_their_starts() {
 }
 
 #[test]
+fn groups_are_updated_for_as_long_as_rows_come() {
+    check(
+        "select city, count(*) n, sum(amount), avg(price), min(weight), max(amount),
+                count(distinct amount), count(distinct amount) filter (where price > 0)
+         from orders group by city having count(*) > 3",
+        "select city, count(*) n, sum(amount), avg(price), min(weight), max(amount),
+                count(distinct amount), count(distinct amount) filter (where price > 0)
+         from orders group by city having count(*) > 3",
+    );
+    check(
+        "select n, count(*), max(most), min(most), sum(total) from (
+             select amount, count(*) n, max(price) most, sum(price) total from orders group by amount
+         ) group by n",
+        "select n, count(*), max(most), min(most), sum(total) from (
+             select amount, count(*) n, max(price) most, sum(price) total from orders group by amount
+         ) group by n",
+    );
+    check(
+        "select count(*), sum(amount), count(distinct city) from orders where amount > 990",
+        "select count(*), sum(amount), count(distinct city) from orders where amount > 990",
+    );
+}
+
+#[test]
+fn one_row_of_each_key_is_kept() {
+    check(
+        "select city, at, amount from (
+             select *, row_number() over (partition by city, amount % 10 order by at desc, amount, price, weight) n
+             from orders) where n = 1 and amount > 100",
+        "select city, at, amount from (
+             select *, row_number() over (partition by city, amount % 10 order by at desc, amount, price, weight) n
+             from orders) where n = 1 and amount > 100",
+    );
+    check(
+        "select distinct city, amount % 7 from orders",
+        "select distinct city, amount % 7 from orders",
+    );
+}
+
+#[test]
+fn sessions_end_after_a_pause() {
+    check(
+        "select city, window_start, window_end, count(*), sum(amount), count(distinct amount)
+         from table(session(table orders partition by city, descriptor(at), interval '1' second))
+         group by city, window_start, window_end",
+        "select city, min(at), max(at) + interval '1 second', count(*), sum(amount), count(distinct amount)
+         from (
+             select *, sum(begins) over (partition by city order by at, amount, price, weight
+                                         rows between unbounded preceding and current row) session
+             from (
+                 select *, case when at - lag(at) over (partition by city order by at, amount, price, weight)
+                                   <= interval '1 second' then 0 else 1 end begins
+                 from orders)
+         ) group by city, session",
+    );
+}
+
+#[test]
 fn windows_are_made_of_windows() {
     check(
         "with by_city as (
@@ -323,6 +397,32 @@ fn windows_are_made_of_windows() {
          from (select city, date_bin(interval '5 seconds', at) as s, count(*) as n
                from orders group by city, s)
          group by w",
+    );
+}
+
+#[test]
+fn what_windows_give_is_grouped_by_the_same_windows() {
+    check(
+        "select window_start, window_end, max(n), count(*) from (
+             select city, window_start, window_end, count(*) n
+             from table(hop(table orders, descriptor(at), interval '5' second, interval '15' second))
+             group by city, window_start, window_end)
+         group by window_start, window_end",
+        "select w, w + interval '15 seconds', max(n), count(*) from (
+             select city, s + k - interval '15 seconds' w, count(*) n
+             from (select *, date_bin(interval '5 seconds', at) as s from orders) o,
+                  (values (interval '5 seconds'), (interval '10 seconds'), (interval '15 seconds')) as steps(k)
+             group by city, w)
+         group by w",
+    );
+    check(
+        "select window_end, city, amount
+         from table(hop(table orders, descriptor(at), interval '5' second, interval '10' second))
+         where window_end < timestamp '2026-09-21 14:14:00'",
+        "select s + k, city, amount
+         from (select *, date_bin(interval '5 seconds', at) as s from orders) o,
+              (values (interval '5 seconds'), (interval '10 seconds')) as steps(k)
+         where s + k < timestamp '2026-09-21 14:14:00'",
     );
 }
 
@@ -350,20 +450,35 @@ fn unions_take_the_rows_of_all() {
 async fn what_is_not_supported_is_an_error_when_planning() {
     let partitions = orders(0, 1);
     let cases = [
-        ("select distinct city from orders", "DISTINCT is not supported"),
-        ("select city, count(*) from orders group by city", "without a window"),
+        ("select distinct on (city) * from orders", "DISTINCT ON is not supported"),
         ("select * from orders order by at", "ORDER BY is not supported"),
         ("select * from orders limit 3", "LIMIT is not supported"),
         ("select a.city from orders a join orders b on a.city = b.city", "a join is not supported"),
         ("select 1 as one", "a query without a source"),
         ("select random() from orders", "another value each time"),
         (
-            "select window_start, city from table(hop(table orders, descriptor(at), interval '1' second, interval '5' second))",
-            "before they are aggregated",
+            "select window_start, city from table(session(table orders, descriptor(at), interval '5' second))",
+            "used before it is aggregated",
         ),
         (
-            "select window_end, count(distinct city) from table(tumble(table orders, descriptor(at), interval '1' second)) group by window_end",
-            "DISTINCT is not supported",
+            "select city, window_start, window_end, count(*) from table(session(table orders, descriptor(at), interval '5' second)) group by city, window_start, window_end",
+            "which does not divide them",
+        ),
+        (
+            "select window_start, window_end, count(*) from table(session(table orders partition by city, descriptor(at), interval '5' second)) group by window_start, window_end",
+            "divided by 1 columns, and grouped by 0",
+        ),
+        (
+            "select * from (select *, row_number() over (partition by city order by at) as n from orders) where n <= 3",
+            "Top-N is not supported",
+        ),
+        (
+            "select *, row_number() over (partition by city order by at) as n from orders",
+            "OVER is not supported",
+        ),
+        (
+            "select window_end, count(*) from table(tumble((select max(at) as at from orders group by city), descriptor(at), interval '1' second)) group by window_start, window_end",
+            "no watermark says",
         ),
         (
             "select window_end, median(amount) from table(tumble(table orders, descriptor(at), interval '1' second)) group by window_end",

@@ -85,10 +85,15 @@ impl Partitioner {
                     chosen.clear();
                 }
                 let targets = self.chosen.len();
+                let owner = |hash: u64| groups.owner(groups.group(hash), targets);
                 for (row, hash) in keys.hashes().iter().enumerate() {
-                    let target = groups.owner(groups.group(*hash), targets);
-                    self.chosen[target].push(row as u32);
+                    self.chosen[owner(*hash)].push(row as u32);
                 }
+                // An update that changes the key leaves one instance and comes to another.
+                let rows = match rows.kinds() {
+                    Some(_) => rows.torn(|row| owner(keys.hashes()[row])),
+                    None => rows,
+                };
                 for (target, chosen) in self.chosen.iter().enumerate() {
                     if chosen.len() == rows.len() {
                         send(target, rows);

@@ -75,6 +75,11 @@ impl Windows {
         Ok(Self { size, step, offset: offset.rem_euclid(period), cumulate })
     }
 
+    /// How long a window is; the longest of those that cumulate.
+    pub fn size(&self) -> i64 {
+        self.size
+    }
+
     /// The width of a slice.
     fn slice(&self) -> i64 {
         if self.cumulate { self.step } else { gcd(self.size, self.step) }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use freshet_core::rows::Rows;
@@ -62,9 +61,9 @@ impl Target {
         shown
     }
 
-    /// The rows that are visible, without their kinds, in the order of their commits.
-    pub fn batches(&self) -> Vec<RecordBatch> {
-        self.state.lock().rows.iter().map(|rows| rows.batch().clone()).collect()
+    /// The rows that are visible, in the order of their commits.
+    pub fn changes(&self) -> Vec<Rows> {
+        self.state.lock().rows.clone()
     }
 
     /// How many epochs were committed, and how often somebody was fenced.

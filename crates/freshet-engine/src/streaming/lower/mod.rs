@@ -1,25 +1,29 @@
 //! From logical plans to stages of operators.
 
+mod aggregate;
+mod columns;
+mod rank;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray};
-use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::default_table_source::source_as_provider;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, DFSchema};
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, TableScan, Union};
+use datafusion::logical_expr::{Distinct, Expr, Filter, LogicalPlan, TableScan, Union};
 use freshet_core::error::code;
 use freshet_core::scalar::ScalarExpr;
 use freshet_core::{Error, Result};
 use freshet_runtime::exchange::Partitioning;
-use freshet_runtime::operator::{LATE, MAIN, OperatorSpec, Port};
-use freshet_runtime::operators::{Calc, Columns, WindowAggregate, Windows};
+use freshet_runtime::operator::{MAIN, OperatorSpec, Port};
+use freshet_runtime::operators::{AssignWindows, Calc, Columns, Windows};
 use freshet_runtime::plan::{EdgePlan, JobSource, StageInput, StagePlan};
 use freshet_runtime::source::WatermarkSpec;
 use freshet_runtime::state::KeyGroups;
 
-use super::aggregate::Call;
+use columns::{Place, Shifted};
+
 use super::expr::compile;
 use super::table::StreamTable;
 use super::windows::{self, BEFORE_END, Bound, Kind};
@@ -59,6 +63,39 @@ pub struct Lowered {
     pub schema: SchemaRef,
     /// Rows that operators set apart.
     pub sides: Vec<Side>,
+    /// Whether rows of the result may be taken back: it is a table that changes, not a stream that
+    /// only grows.
+    pub updating: bool,
+    /// State that grows for as long as the job runs.
+    pub unbounded: Vec<Unbounded>,
+}
+
+/// State of an operator that nothing bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unbounded {
+    /// What is kept for ever.
+    pub what: String,
+    /// What would bound it.
+    pub bound: String,
+}
+
+/// How statements are lowered.
+#[derive(Debug, Clone, Copy)]
+pub struct LowerOptions {
+    /// Tasks of stages that can have several.
+    pub parallelism: u16,
+    /// How keys are divided.
+    pub groups: KeyGroups,
+    /// Microseconds of the time of day after which state that nothing else bounds is forgotten, where no row
+    /// came to it.
+    pub state_ttl: Option<i64>,
+}
+
+impl LowerOptions {
+    /// As many tasks as `parallelism` says, and else nothing out of the ordinary.
+    pub fn new(parallelism: u16) -> Self {
+        Self { parallelism, groups: KeyGroups::default(), state_ttl: None }
+    }
 }
 
 /// An output of an operator beside its rows.
@@ -74,29 +111,29 @@ pub struct Side {
     pub schema: SchemaRef,
 }
 
-/// Lowers a plan; stages have `parallelism` tasks where they can have several.
+/// Lowers a plan.
 pub fn lower(
     plan: &LogicalPlan,
     catalog: &dyn StreamCatalog,
-    parallelism: u16,
-    groups: KeyGroups,
+    options: &LowerOptions,
 ) -> Result<Lowered> {
     let mut lowering = Lowering {
         catalog,
-        parallelism,
-        groups,
+        options: *options,
         stages: Vec::new(),
         sources: BTreeMap::new(),
         scans: scans(plan)?,
         windows: Vec::new(),
         sides: Vec::new(),
+        unbounded: Vec::new(),
         ids: BTreeMap::new(),
     };
     let relation = lowering.relation(plan)?;
-    relation.refuse_signs(0..relation.origins.len(), &lowering.windows)?;
-    let schema = Arc::clone(relation.schema.inner());
-    let Lowering { stages, sides, .. } = lowering;
-    Ok(super::fuse::fuse(Lowered { stages, output: relation.stage, schema, sides }))
+    let relation = lowering.with_bounds(relation)?;
+    let Relation { stage: output, schema, updating, .. } = relation;
+    let schema = Arc::clone(schema.inner());
+    let Lowering { stages, sides, unbounded, .. } = lowering;
+    Ok(super::fuse::fuse(Lowered { stages, output, schema, sides, updating, unbounded }))
 }
 
 /// The columns of each table that any scan of the plan reads.
@@ -131,14 +168,14 @@ fn stream_of(scan: &TableScan) -> Result<String> {
 
 struct Lowering<'a> {
     catalog: &'a dyn StreamCatalog,
-    parallelism: u16,
-    groups: KeyGroups,
+    options: LowerOptions,
     stages: Vec<StagePlan>,
     /// The stages of sources, with the columns that they give.
     sources: BTreeMap<String, (usize, Vec<usize>)>,
     scans: BTreeMap<String, BTreeSet<usize>>,
     windows: Vec<Window>,
     sides: Vec<Side>,
+    unbounded: Vec<Unbounded>,
     /// How often each description was met.
     ids: BTreeMap<String, u32>,
 }
@@ -147,8 +184,11 @@ struct Lowering<'a> {
 #[derive(Debug, Clone, PartialEq)]
 struct Window {
     kind: Kind,
+    /// Of sessions, the gap is their size.
     windows: Windows,
     time: Expr,
+    /// The columns that have sessions of their own.
+    partition: Vec<Expr>,
 }
 
 /// What a column is.
@@ -158,8 +198,13 @@ enum Origin {
     Plain,
     /// The rows' time, which the watermark is about.
     Time,
-    /// A bound of a window. Where it is no tumbling one, the column holds the rows' time.
+    /// A column by which sessions are divided.
+    Partition(usize),
+    /// A bound of a window, rows of which may still come. Where it is no tumbling one, the column holds
+    /// the rows' time.
     Window(Bound, usize),
+    /// A bound of a window as a value: the watermark comes to its end once all rows with it were given.
+    Closed(Bound, usize),
 }
 
 /// A part of the plan that was lowered: the rows of the last operator of a stage.
@@ -169,30 +214,20 @@ struct Relation {
     id: String,
     schema: Arc<DFSchema>,
     origins: Vec<Origin>,
+    /// Whether its rows may be taken back.
+    updating: bool,
 }
 
 impl Relation {
-    /// Errors where one of these columns is only a sign of a window.
-    fn refuse_signs(
-        &self,
-        columns: impl IntoIterator<Item = usize>,
-        windows: &[Window],
-    ) -> Result<()> {
-        for column in columns {
-            if let Origin::Window(_, window) = self.origins[column]
-                && windows[window].kind != Kind::Tumble
-            {
-                let name = self.schema.field(column).name();
-                return Err(Error::new(
-                    code::SQL,
-                    format!(
-                        "\"{name}\" of windows that overlap is used before they are aggregated"
-                    ),
-                )
-                .hint("group by window_start and window_end, and use them above that"));
+    /// The places of columns that are only signs of a window, with its number.
+    fn signs<'a>(&'a self, windows: &'a [Window]) -> impl Iterator<Item = (usize, usize)> + 'a {
+        let origins = self.origins.iter().enumerate();
+        origins.filter_map(|(place, origin)| match origin {
+            Origin::Window(_, number) if windows[*number].kind != Kind::Tumble => {
+                Some((place, *number))
             }
-        }
-        Ok(())
+            _ => None,
+        })
     }
 
     fn index(&self, column: &Column) -> Result<usize> {
@@ -222,24 +257,32 @@ impl Lowering<'_> {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::SubqueryAlias(alias) => {
                 let input = self.relation(&alias.input)?;
-                Ok(Relation { schema: Arc::clone(plan.schema()), ..input })
+                self.over(plan, input)
             }
             LogicalPlan::Projection(projection) => {
                 let input = self.relation(&projection.input)?;
+                self.over(plan, input)
+            }
+            LogicalPlan::Filter(filter) => self.filter(filter),
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Distinct(Distinct::All(input)) => {
+                let input = self.relation(input)?;
+                self.distinct(input)
+            }
+            LogicalPlan::Union(union) => self.union(union),
+            other => Err(unsupported(other)),
+        }
+    }
+
+    /// What a projection or an alias makes of its input.
+    fn over(&mut self, plan: &LogicalPlan, input: Relation) -> Result<Relation> {
+        match plan {
+            LogicalPlan::SubqueryAlias(_) => {
+                Ok(Relation { schema: Arc::clone(plan.schema()), ..input })
+            }
+            LogicalPlan::Projection(projection) => {
                 self.project(input, &projection.expr, plan.schema())
             }
-            LogicalPlan::Filter(filter) => {
-                let input = self.relation(&filter.input)?;
-                let reads = input.reads(&filter.predicate)?;
-                input.refuse_signs(reads, &self.windows)?;
-                let condition = compile(&filter.predicate, &input.schema)?;
-                let text = format!("filter {} {}", filter.predicate, input.id);
-                let calc = Calc { condition: Some(condition), columns: None };
-                let (stage, id) = self.forward(&input, &text, Arc::new(calc));
-                Ok(Relation { stage, id, ..input })
-            }
-            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
-            LogicalPlan::Union(union) => self.union(union),
             other => Err(unsupported(other)),
         }
     }
@@ -256,7 +299,7 @@ impl Lowering<'_> {
                 let (source, watermark) = self.catalog.source(&table, &columns)?;
                 self.stages.push(StagePlan {
                     id: format!("source {table}"),
-                    parallelism: self.parallelism,
+                    parallelism: self.options.parallelism,
                     input: StageInput::Source { source, watermark },
                     operators: Vec::new(),
                     sink: None,
@@ -278,6 +321,7 @@ impl Lowering<'_> {
             id: format!("source {table}"),
             schema: Arc::clone(&scan.projected_schema),
             origins: wanted.iter().map(origin).collect(),
+            updating: false,
         };
         if wanted == columns {
             return Ok(given);
@@ -296,25 +340,48 @@ impl Lowering<'_> {
         Ok(Relation { stage, id, ..given })
     }
 
+    fn filter(&mut self, filter: &Filter) -> Result<Relation> {
+        if let Some(relation) = self.ranked(filter)? {
+            return Ok(relation);
+        }
+        let input = self.relation(&filter.input)?;
+        self.keep(input, &filter.predicate)
+    }
+
+    /// The rows of a relation for which `predicate` is true.
+    fn keep(&mut self, input: Relation, predicate: &Expr) -> Result<Relation> {
+        let input = self.with_bounds_for(input, [predicate])?;
+        let condition = compile(predicate, &input.schema)?;
+        let text = format!("filter {predicate} {}", input.id);
+        let calc = Calc { condition: Some(condition), columns: None };
+        let (stage, id) = self.forward(&input, &text, Arc::new(calc));
+        Ok(Relation { stage, id, ..input })
+    }
+
     fn project(
         &mut self,
         input: Relation,
         exprs: &[Expr],
         schema: &Arc<DFSchema>,
     ) -> Result<Relation> {
+        let computed = exprs.iter().map(unaliased).filter(|expr| !matches!(expr, Expr::Column(_)));
+        let input = self.with_bounds_for(input, computed)?;
         let mut origins = Vec::new();
         let mut compiled = Vec::new();
         let mut same = exprs.len() == input.origins.len();
+        let mut partition = None;
         for (place, expr) in exprs.iter().enumerate() {
             let plain = unaliased(expr);
             let (origin, value) = match (plain, windows::mention(plain)?) {
                 (_, Some(mention)) => {
-                    let windows::Mention { bound, kind, windows, time } = mention;
+                    let windows::Mention { bound, kind, windows, time, partition: by } = mention;
                     self.check_time(&input, &time)?;
-                    let window = Window { kind, windows, time };
-                    let number = self.number(window);
+                    let number = self.number(Window { kind, windows, time, partition: by });
+                    let Window { kind, time, partition: by, .. } = &self.windows[number];
+                    if !by.is_empty() {
+                        partition = Some(number);
+                    }
                     // Of windows that overlap, the rows' time stands for the bound.
-                    let Window { kind, time, .. } = &self.windows[number];
                     let value = if *kind == Kind::Tumble { plain.clone() } else { time.clone() };
                     (Origin::Window(bound, number), value)
                 }
@@ -323,14 +390,18 @@ impl Lowering<'_> {
                     same &= index == place;
                     (input.origins[index], plain.clone())
                 }
-                (_, None) => {
-                    input.refuse_signs(input.reads(plain)?, &self.windows)?;
-                    (Origin::Plain, plain.clone())
-                }
+                (_, None) => (Origin::Plain, plain.clone()),
             };
             same &= matches!(plain, Expr::Column(_));
             origins.push(origin);
             compiled.push(compile(&value, &input.schema)?);
+        }
+        if let Some(number) = partition {
+            for (origin, expr) in origins.iter_mut().zip(exprs) {
+                if self.windows[number].partition.contains(unaliased(expr)) {
+                    *origin = Origin::Partition(number);
+                }
+            }
         }
         if same {
             return Ok(Relation { schema: Arc::clone(schema), ..input });
@@ -339,7 +410,67 @@ impl Lowering<'_> {
         let text = format!("project {} {}", shown.join(", "), input.id);
         let calc = calc(schema.inner(), compiled);
         let (stage, id) = self.forward(&input, &text, calc);
-        Ok(Relation { stage, id, schema: Arc::clone(schema), origins })
+        Ok(Relation { stage, id, schema: Arc::clone(schema), origins, ..input })
+    }
+
+    /// The relation with bounds of windows as values where one of `exprs` reads such a bound.
+    fn with_bounds_for<'a>(
+        &mut self,
+        input: Relation,
+        exprs: impl IntoIterator<Item = &'a Expr>,
+    ) -> Result<Relation> {
+        let mut reads = BTreeSet::new();
+        for expr in exprs {
+            reads.extend(input.reads(expr)?);
+        }
+        let needed = input.signs(&self.windows).any(|(place, _)| reads.contains(&place));
+        if needed { self.with_bounds(input) } else { Ok(input) }
+    }
+
+    /// The relation with bounds of windows as values: a row stands there once for each of its windows.
+    fn with_bounds(&mut self, input: Relation) -> Result<Relation> {
+        let mut relation = input;
+        loop {
+            let sign = relation.signs(&self.windows).next();
+            let Some((time, number)) = sign else { return Ok(relation) };
+            relation = self.assign(relation, time, number)?;
+        }
+    }
+
+    /// Makes the bounds of one window values; `time` is the place of one of them.
+    fn assign(&mut self, input: Relation, time: usize, number: usize) -> Result<Relation> {
+        let Window { kind, windows, .. } = self.windows[number];
+        if kind == Kind::Session {
+            let message = "the bounds of a session are used before it is aggregated";
+            return Err(Error::new(code::SQL, message)
+                .hint("group by window_start and window_end, and use them above that"));
+        }
+        let schema = Arc::clone(input.schema.inner());
+        let operator = AssignWindows { input: Arc::clone(&schema), time, windows };
+        let text = format!("assign {windows:?} {}", input.id);
+        let (stage, id) = self.forward(&input, &text, Arc::new(operator));
+        let columns = input.origins.len();
+        let mut origins = Vec::new();
+        let mut exprs: Vec<Arc<dyn ScalarExpr>> = Vec::new();
+        for (place, origin) in input.origins.iter().enumerate() {
+            let (expr, origin): (Arc<dyn ScalarExpr>, _) = match origin {
+                Origin::Window(bound, of) if *of == number => (
+                    match bound {
+                        Bound::Start => Arc::new(Place(columns)),
+                        Bound::End => Arc::new(Place(columns + 1)),
+                        Bound::Time => Arc::new(Shifted(columns + 1, -BEFORE_END)),
+                    },
+                    Origin::Closed(*bound, number),
+                ),
+                other => (Arc::new(Place(place)), *other),
+            };
+            exprs.push(expr);
+            origins.push(origin);
+        }
+        let text = format!("bounds {id}");
+        let id = self.id_of(&text);
+        self.stages[stage].operators.push((id.clone(), calc(&schema, exprs)));
+        Ok(Relation { stage, id, origins, ..input })
     }
 
     /// The number of a window: one for all bounds of the same.
@@ -357,8 +488,8 @@ impl Lowering<'_> {
     fn check_time(&self, input: &Relation, time: &Expr) -> Result<()> {
         let is_time = match time {
             Expr::Column(column) => match input.origins[input.index(column)?] {
-                Origin::Time | Origin::Window(Bound::Time, _) => true,
-                Origin::Plain | Origin::Window(..) => false,
+                Origin::Time | Origin::Window(Bound::Time, _) => !input.updating,
+                _ => false,
             },
             _ => false,
         };
@@ -369,219 +500,17 @@ impl Lowering<'_> {
             .hint("declare `watermark:` on the source's table, and hand its column on as it is"))
     }
 
-    fn aggregate(&mut self, aggregate: &Aggregate) -> Result<Relation> {
-        let input = self.relation(&aggregate.input)?;
-        let mut keys = Vec::new();
-        let mut bounds = Vec::new();
-        let mut window = None;
-        for expr in &aggregate.group_expr {
-            let bound = match unaliased(expr) {
-                Expr::Column(column) => match input.origins[input.index(column)?] {
-                    Origin::Window(bound, number) => Some((bound, number)),
-                    _ => None,
-                },
-                Expr::GroupingSet(_) => {
-                    return Err(Error::new(
-                        code::SQL,
-                        "grouping sets are not supported in a stream",
-                    ));
-                }
-                _ => None,
-            };
-            match bound {
-                Some((bound, number)) => {
-                    if window.is_some_and(|known| known != number) {
-                        let message = "a stream is grouped by bounds of two different windows";
-                        return Err(Error::new(code::SQL, message));
-                    }
-                    window = Some(number);
-                    bounds.push(Some(bound));
-                }
-                None => {
-                    input.refuse_signs(input.reads(expr)?, &self.windows)?;
-                    keys.push(expr);
-                    bounds.push(None);
-                }
-            }
-        }
-        let Some(number) = window else {
-            return Err(Error::new(
-                code::SQL,
-                "GROUP BY without a window is not supported in a stream yet",
-            )
-            .hint("group by window_start and window_end of TUMBLE, HOP or CUMULATE"));
-        };
-        let Window { kind, windows, .. } = self.windows[number].clone();
-        let mentions = |bound| bounds.contains(&Some(bound));
-        let whole = match kind {
-            Kind::Tumble | Kind::Hop => mentions(Bound::Start) || mentions(Bound::End),
-            Kind::Cumulate => mentions(Bound::Start) && mentions(Bound::End),
-            Kind::Session => {
-                return Err(Error::new(code::SQL, "SESSION is not supported in a stream yet"));
-            }
-        };
-        if !whole {
-            return Err(Error::new(code::SQL, "a window is grouped by one of its bounds alone")
-                .hint("group by window_start and window_end"));
-        }
-        let (stage, id, argument_schema, specs) =
-            self.arguments(&input, aggregate, &keys, number)?;
-        let names: Vec<String> =
-            specs.iter().enumerate().map(|(place, _)| format!("aggregate_{place}")).collect();
-        let text = format!("{aggregate:?} {windows:?} {id}");
-        let operator = WindowAggregate {
-            input: Arc::clone(&argument_schema),
-            time: keys.len(),
-            windows,
-            keys: (0..keys.len()).collect(),
-            aggregates: specs,
-            names,
-            groups: self.groups,
-        };
-        let (partitioning, parallelism) = match keys.len() {
-            0 => (Partitioning::Single, 1),
-            count => (Partitioning::Hash((0..count).collect()), self.parallelism),
-        };
-        let id = self.id_of(&text);
-        self.stages.push(StagePlan {
-            id: format!("stage {id}"),
-            parallelism,
-            input: StageInput::Edges(vec![EdgePlan {
-                from: stage,
-                operator: self.stages[stage].operators.len().saturating_sub(1),
-                port: MAIN,
-                input: 0,
-                partitioning,
-                schema: Arc::clone(&argument_schema),
-            }]),
-            operators: vec![(id.clone(), Arc::new(operator))],
-            sink: None,
-        });
-        let stage = self.stages.len() - 1;
-        self.sides.push(Side { stage, operator: 0, port: LATE, schema: argument_schema });
-        self.arrange(stage, &id, aggregate, &bounds, keys.len())
-    }
-
-    /// Computes keys, time, arguments and filters in front of the exchange.
-    #[allow(clippy::type_complexity, reason = "four parts of one step")]
-    fn arguments(
-        &mut self,
-        input: &Relation,
-        aggregate: &Aggregate,
-        keys: &[&Expr],
-        window: usize,
-    ) -> Result<(usize, String, SchemaRef, Vec<Arc<dyn freshet_runtime::aggregate::AggregateSpec>>)>
-    {
-        let mut exprs: Vec<Expr> = keys.iter().map(|key| unaliased(key).clone()).collect();
-        // Any bound that the input has tells the slice: of windows that overlap it is the rows' time, of
-        // tumbling ones it is moved into the window.
-        let time = input.origins.iter().enumerate().find_map(|(place, origin)| match origin {
-            Origin::Window(bound, of) if *of == window => Some((place, *bound)),
-            _ => None,
-        });
-        let Some((time, bound)) = time else {
-            return Err(Error::internal("rows without a window were grouped by it"));
-        };
-        exprs.push(Expr::Column(Column::from(input.schema.qualified_field(time))));
-        let shift = match (self.windows[window].kind, bound) {
-            (Kind::Tumble, Bound::End) => -1,
-            (Kind::Tumble, Bound::Time) => BEFORE_END - 1,
-            _ => 0,
-        };
-        let time: Arc<dyn ScalarExpr> = Arc::new(Shifted(time, shift));
-        let mut calls = Vec::new();
-        for expr in &aggregate.aggr_expr {
-            let call = Call::read(expr)?;
-            let mut place = |expr: Option<&Expr>| {
-                expr.map(|expr| {
-                    let known = exprs.iter().position(|known| known == expr);
-                    known.unwrap_or_else(|| {
-                        exprs.push(expr.clone());
-                        exprs.len() - 1
-                    })
-                })
-            };
-            let (argument, filter) = (place(call.argument()), place(call.filter));
-            calls.push((call, argument, filter));
-        }
-        let types = exprs.iter().map(|expr| {
-            use datafusion::logical_expr::ExprSchemable;
-            expr.get_type(&*input.schema)
-                .map_err(|error| Error::internal("an argument has no type").caused_by(error))
-        });
-        let types = types.collect::<Result<Vec<_>>>()?;
-        for expr in &exprs[keys.len() + 1..] {
-            input.refuse_signs(input.reads(expr)?, &self.windows)?;
-        }
-        let outputs = aggregate.schema.fields().iter().skip(aggregate.group_expr.len());
-        let specs = calls.iter().zip(outputs).map(|((call, argument, filter), output)| {
-            let argument = argument.map(|column| (column, types[column].clone()));
-            call.spec(argument, *filter, output.data_type())
-        });
-        let specs = specs.collect::<Result<Vec<_>>>()?;
-        let name = |place: usize| match keys.get(place) {
-            Some(key) => key.schema_name().to_string(),
-            None if place == keys.len() => "time".to_owned(),
-            None => format!("argument_{place}"),
-        };
-        let fields = types.iter().enumerate();
-        let fields =
-            fields.map(|(place, data_type)| Field::new(name(place), data_type.clone(), true));
-        let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let mut compiled =
-            exprs.iter().map(|expr| compile(expr, &input.schema)).collect::<Result<Vec<_>>>()?;
-        compiled[keys.len()] = time;
-        let text = format!("arguments {exprs:?} {}", input.id);
-        let (stage, id) = self.forward(input, &text, calc(&schema, compiled));
-        Ok((stage, id, schema, specs))
-    }
-
-    /// Puts the columns of a windowed aggregate into the order of the statement.
-    fn arrange(
-        &mut self,
-        stage: usize,
-        id: &str,
-        aggregate: &Aggregate,
-        bounds: &[Option<Bound>],
-        keys: usize,
-    ) -> Result<Relation> {
-        let mut exprs: Vec<Arc<dyn ScalarExpr>> = Vec::new();
-        let mut origins = Vec::new();
-        let mut next_key = 0;
-        for bound in bounds {
-            let (expr, origin): (Arc<dyn ScalarExpr>, _) = match bound {
-                None => {
-                    next_key += 1;
-                    (Arc::new(Place(next_key - 1)), Origin::Plain)
-                }
-                Some(Bound::Start) => (Arc::new(Place(keys)), Origin::Plain),
-                Some(Bound::End) => (Arc::new(Place(keys + 1)), Origin::Plain),
-                Some(Bound::Time) => (Arc::new(Shifted(keys + 1, -BEFORE_END)), Origin::Time),
-            };
-            exprs.push(expr);
-            origins.push(origin);
-        }
-        for place in 0..aggregate.aggr_expr.len() {
-            exprs.push(Arc::new(Place(keys + 2 + place)));
-            origins.push(Origin::Plain);
-        }
-        let schema = aggregate.schema.inner();
-        let text = format!("arrange {bounds:?} {id}");
-        let arranged = self.id_of(&text);
-        let operator = (arranged.clone(), calc(schema, exprs) as Arc<dyn OperatorSpec>);
-        self.stages[stage].operators.push(operator);
-        Ok(Relation { stage, id: arranged, schema: Arc::clone(&aggregate.schema), origins })
-    }
-
     fn union(&mut self, union: &Union) -> Result<Relation> {
         let mut edges = Vec::new();
         let mut ids = Vec::new();
         let mut inputs = Vec::new();
         let mut origins: Option<Vec<Origin>> = None;
+        let mut updating = false;
         let schema = Arc::clone(union.schema.inner());
         for (place, input) in union.inputs.iter().enumerate() {
             let input = self.relation(input)?;
-            input.refuse_signs(0..input.origins.len(), &self.windows)?;
+            let input = self.with_bounds(input)?;
+            updating |= input.updating;
             // Each input takes the names of the whole.
             let exprs = (0..schema.fields().len())
                 .map(|column| Arc::new(Place(column)) as Arc<dyn ScalarExpr>)
@@ -631,6 +560,7 @@ impl Lowering<'_> {
             id,
             schema: Arc::clone(&union.schema),
             origins: origins.unwrap_or_default(),
+            updating,
         })
     }
 
@@ -675,39 +605,13 @@ fn unaliased(expr: &Expr) -> &Expr {
     }
 }
 
-/// A column as it is.
-#[derive(Debug)]
-struct Place(usize);
-
-impl ScalarExpr for Place {
-    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
-        Ok(Arc::clone(batch.column(self.0)))
-    }
-}
-
-/// A column of times, moved by so many microseconds.
-#[derive(Debug)]
-struct Shifted(usize, i64);
-
-impl ScalarExpr for Shifted {
-    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
-        let Self(column, shift) = *self;
-        if shift == 0 {
-            return Ok(Arc::clone(batch.column(column)));
-        }
-        let times = batch.column(column).as_primitive::<TimestampMicrosecondType>();
-        let moved: TimestampMicrosecondArray = times.unary(|time| time.saturating_add(shift));
-        Ok(Arc::new(moved))
-    }
-}
-
 fn unsupported(plan: &LogicalPlan) -> Error {
     let what = match plan {
         LogicalPlan::Join(_) => "a join",
         LogicalPlan::Sort(_) => "ORDER BY",
         LogicalPlan::Limit(_) => "LIMIT",
         LogicalPlan::Window(_) => "OVER",
-        LogicalPlan::Distinct(_) => "DISTINCT",
+        LogicalPlan::Distinct(_) => "DISTINCT ON",
         LogicalPlan::Unnest(_) => "UNNEST",
         LogicalPlan::Subquery(_) => "a subquery",
         LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => "a query without a source",
