@@ -5,6 +5,7 @@ mod calc;
 mod deduplicate;
 mod expiry;
 mod group_aggregate;
+mod join;
 mod session_aggregate;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -14,5 +15,6 @@ pub use assign_windows::AssignWindows;
 pub use calc::{Calc, Columns};
 pub use deduplicate::Deduplicate;
 pub use group_aggregate::GroupAggregate;
+pub use join::{Join, JoinKind};
 pub use session_aggregate::SessionAggregate;
 pub use window_aggregate::{WindowAggregate, Windows};

@@ -5,6 +5,7 @@ mod delta;
 mod dirty;
 mod groups;
 mod multiset;
+pub(crate) mod rows;
 
 pub(crate) use changes::Changes;
 pub use delta::{Delta, Entry};

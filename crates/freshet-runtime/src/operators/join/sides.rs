@@ -1,0 +1,232 @@
+//! The rows of both sides of a join, under common keys.
+
+use std::ops::Range;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::buffer::NullBuffer;
+use arrow::compute::take;
+use arrow::datatypes::SchemaRef;
+use freshet_core::rows::arrow_error;
+use freshet_core::{Error, Result};
+
+use super::LEFT;
+use crate::keys::{KeyEncoder, KeyMap, Keys};
+use crate::operator::{Flow, StateSize};
+use crate::state::rows::{Expires, Loaded, NONE, Options, Restored, RowRef, RowStore};
+use crate::state::{Delta, Entry, KeyGroup, KeyGroups};
+
+/// What both sides of a join are made of.
+#[derive(Debug)]
+pub(super) struct KeyColumns {
+    encoders: [KeyEncoder; 2],
+    columns: [Vec<usize>; 2],
+}
+
+impl KeyColumns {
+    /// The columns of both sides that are to be equal, in pairs.
+    pub(super) fn new(schemas: [&SchemaRef; 2], columns: [&[usize]; 2]) -> Result<Self> {
+        let [left, right] = [0, 1].map(|side| KeyEncoder::new(schemas[side], columns[side]));
+        let encoders = [left?, right?];
+        if encoders[0].types() != encoders[1].types() {
+            return Err(Error::internal("the keys of a join differ in their types"));
+        }
+        Ok(Self { encoders, columns: columns.map(<[usize]>::to_vec) })
+    }
+
+    /// The keys of a batch's rows, and which of them have no null.
+    pub(super) fn encode(
+        &self,
+        side: usize,
+        batch: &RecordBatch,
+    ) -> Result<(Keys, Option<NullBuffer>)> {
+        let keys = self.encoders[side].encode(batch)?;
+        let nulls = self.columns[side].iter().fold(None, |nulls, column| {
+            NullBuffer::union(nulls.as_ref(), batch.column(*column).logical_nulls().as_ref())
+        });
+        Ok((keys, nulls.filter(|nulls| nulls.null_count() > 0)))
+    }
+
+    /// An empty table of keys.
+    pub(super) fn map(&self) -> KeyMap {
+        self.encoders[LEFT].map()
+    }
+}
+
+/// Keys, and the rows that each has on both sides.
+#[derive(Debug)]
+pub(super) struct Sides {
+    pub(super) keys: KeyMap,
+    pub(super) stores: [RowStore; 2],
+    groups: KeyGroups,
+    /// The segment that was restored last, with its side.
+    restored: Option<(usize, KeyGroup, u64, Range<RowRef>)>,
+    /// What went wrong when a checkpoint was cut: said as soon as somebody can be told.
+    failed: Option<Error>,
+}
+
+impl Sides {
+    pub(super) fn new(keys: KeyMap, schemas: [&SchemaRef; 2], options: [Options; 2]) -> Self {
+        let groups = options[0].groups;
+        let [left, right] = options;
+        let stores =
+            [RowStore::new(schemas[0].clone(), left), RowStore::new(schemas[1].clone(), right)];
+        Self { keys, stores, groups, restored: None, failed: None }
+    }
+
+    /// The numbers of the keys of a batch's rows; [`NONE`] for keys with a null.
+    pub(super) fn intern(&mut self, keys: &Keys, nulls: Option<&NullBuffer>) -> Vec<u32> {
+        let mut slots = Vec::new();
+        match nulls {
+            None => self.keys.intern(keys, &mut slots, &mut Vec::new()),
+            Some(nulls) => slots.extend((0..keys.len()).map(|row| {
+                if nulls.is_valid(row) { self.keys.intern_row(keys, row).0 } else { NONE }
+            })),
+        }
+        for store in &mut self.stores {
+            store.resize(self.keys.bound());
+        }
+        slots
+    }
+
+    /// Takes rows of a side that have a key and of which `keep` holds, as far as they are chosen;
+    /// gives their names, [`NONE`] for others.
+    pub(super) fn append(
+        &mut self,
+        side: usize,
+        batch: &RecordBatch,
+        keys: &Keys,
+        slots: &[u32],
+        keep: impl Fn(usize) -> bool,
+        expires: Expires<'_>,
+    ) -> Result<Vec<RowRef>> {
+        let groups = self.groups;
+        let hashes = keys.hashes();
+        let group = |row: usize| groups.group(hashes[row]);
+        let is_kept = |row: &usize| slots[*row] != NONE && keep(*row);
+        let kept = (0..slots.len()).filter(is_kept).count();
+        if kept == slots.len() {
+            return self.stores[side].append(batch, slots, group, expires);
+        }
+        let mut refs = vec![NONE; slots.len()];
+        if kept == 0 {
+            return Ok(refs);
+        }
+        let chosen: Vec<usize> = (0..slots.len()).filter(is_kept).collect();
+        let indices = UInt32Array::from_iter_values(chosen.iter().map(|row| *row as u32));
+        let part = arrow::compute::take_record_batch(batch, &indices).map_err(arrow_error)?;
+        let part_slots: Vec<u32> = chosen.iter().map(|row| slots[*row]).collect();
+        let times: Vec<i64>;
+        let expires = match expires {
+            Expires::Each(all) => {
+                times = chosen.iter().map(|row| all[*row]).collect();
+                Expires::Each(&times)
+            }
+            other => other,
+        };
+        let names =
+            self.stores[side].append(&part, &part_slots, |row| group(chosen[row]), expires)?;
+        for (row, name) in chosen.into_iter().zip(names) {
+            refs[row] = name;
+        }
+        Ok(refs)
+    }
+
+    /// Forgets keys of which no side has a row.
+    pub(super) fn forget(&mut self, mut slots: Vec<u32>) {
+        slots.sort_unstable();
+        slots.dedup();
+        for slot in slots {
+            if slot != NONE && self.stores.iter().all(|store| store.count(slot) == 0) {
+                self.keys.remove(slot);
+            }
+        }
+    }
+
+    /// Takes an entry of a checkpoint, whose key is without prefix. `expires` says when each row of a side
+    /// is dead by itself, and `is_kept` whether it is restored, given the row's batch and the entry's end.
+    pub(super) fn load(
+        &mut self,
+        columns: &KeyColumns,
+        side: usize,
+        entry: &Entry<'_>,
+        key: &[u8],
+        expires: impl Fn(&RecordBatch, i64) -> Result<Option<Vec<i64>>>,
+    ) -> Result<()> {
+        let schema = self.stores[side].schema().clone();
+        match RowStore::read(&schema, key, entry.value)? {
+            Loaded::Nothing => self.restored = None,
+            Loaded::Rows { number, batch, marks } => {
+                let (keys, nulls) = columns.encode(side, &batch)?;
+                let slots = self.intern(&keys, nulls.as_ref());
+                if slots.contains(&NONE) {
+                    return Err(Error::internal("a row without a key was kept"));
+                }
+                let times = expires(&batch, entry.expires.0)?;
+                let rows = self.stores[side].restore(&Restored {
+                    batch: &batch,
+                    keys: &slots,
+                    group: entry.group,
+                    number,
+                    marks,
+                    segment_expires: entry.expires.0,
+                    expires: times.as_deref().map_or(Expires::Never, Expires::Each),
+                })?;
+                self.restored = Some((side, entry.group, number, rows));
+            }
+            Loaded::Bits { number, bits } => {
+                // Where the rows are not there, they were removed, or are dead by themselves.
+                let restored = self.restored.take();
+                let same = |(of, group, other, _): &(usize, KeyGroup, u64, _)| {
+                    (*of, *group, *other) == (side, entry.group, number)
+                };
+                if let Some((_, _, _, rows)) = restored.filter(same) {
+                    let gone = self.stores[side].restore_bits(rows, bits)?;
+                    self.forget(gone);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts a checkpoint.
+    pub(super) fn freeze(&mut self) {
+        self.failed = self.stores.iter_mut().try_for_each(RowStore::freeze).err();
+    }
+
+    /// Gives entries of the frozen checkpoint, about `bytes` of them.
+    pub(super) fn drain(&mut self, bytes: usize, delta: &mut Delta) -> Result<Flow> {
+        if let Some(failed) = self.failed.take() {
+            return Err(failed);
+        }
+        let enough = delta.bytes() + bytes;
+        for store in &mut self.stores {
+            if !store.drain(enough, delta)? {
+                return Ok(Flow::More);
+            }
+        }
+        Ok(Flow::Done)
+    }
+
+    pub(super) fn size(&self) -> StateSize {
+        let bytes = self.stores.iter().map(RowStore::bytes).sum::<usize>() + self.keys.bytes();
+        StateSize { bytes: bytes as u64, keys: self.keys.len() as u64 }
+    }
+}
+
+/// The rows `indices` of a batch's columns; nulls for [`NONE`], where `any_none`.
+pub(super) fn take_columns(
+    batch: &RecordBatch,
+    indices: &[u32],
+    any_none: bool,
+) -> Result<Vec<ArrayRef>> {
+    let is_all = || indices.iter().enumerate().all(|(place, index)| place as u32 == *index);
+    if indices.len() == batch.num_rows() && is_all() {
+        return Ok(batch.columns().to_vec());
+    }
+    let indices: UInt32Array = match any_none {
+        true => indices.iter().map(|index| (*index != NONE).then_some(*index)).collect(),
+        false => UInt32Array::from(indices.to_vec()),
+    };
+    let columns = batch.columns().iter().map(|column| take(column, &indices, None));
+    columns.collect::<std::result::Result<_, _>>().map_err(arrow_error)
+}
