@@ -1,0 +1,447 @@
+//! Joins: of changelogs, of windows, of times that lie near to each other.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::{
+    Between, BinaryExpr, Expr, ExprSchemable, Join as Plan, Operator, and,
+};
+use freshet_core::error::code;
+use freshet_core::scalar::ScalarExpr;
+use freshet_core::{Error, Result};
+use freshet_runtime::exchange::Partitioning;
+use freshet_runtime::operator::{LATE, MAIN, OperatorSpec};
+use freshet_runtime::operators::{IntervalJoin, Join, JoinKind, WindowJoin};
+use freshet_runtime::plan::{EdgePlan, StageInput, StagePlan};
+
+use super::columns::Place;
+use super::{Lowering, Origin, Relation, Side, calc, unaliased};
+use crate::streaming::expr::compile;
+use crate::streaming::windows::{self, Bound, Kind};
+
+/// The two sides of a join, with the columns that are to be equal among theirs.
+struct Sides {
+    left: Input,
+    right: Input,
+    kind: JoinKind,
+}
+
+/// One side: the columns of its relation, then keys that were computed.
+struct Input {
+    relation: Relation,
+    /// Columns of the relation itself.
+    columns: usize,
+    keys: Vec<usize>,
+}
+
+/// How far the times of two rows may lie apart: `left - right` in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Interval {
+    left: usize,
+    right: usize,
+    lower: Option<i64>,
+    upper: Option<i64>,
+}
+
+impl Lowering<'_> {
+    pub(super) fn join(&mut self, join: &Plan) -> Result<Relation> {
+        if join.null_equality != NullEquality::NullEqualsNothing || join.null_aware {
+            return Err(unsupported("a join in which nulls are equal"));
+        }
+        let kind = match join.join_type {
+            JoinType::Inner => JoinKind::Inner,
+            JoinType::Left => JoinKind::Left,
+            JoinType::Right => JoinKind::Right,
+            JoinType::Full => JoinKind::Full,
+            JoinType::LeftSemi => JoinKind::LeftSemi,
+            JoinType::LeftAnti => JoinKind::LeftAnti,
+            other => return Err(unsupported(&format!("a join of kind {other}"))),
+        };
+        let left = self.relation(&join.left)?;
+        let left = self.with_bounds(left)?;
+        let right = self.relation(&join.right)?;
+        let right = self.with_bounds(right)?;
+        if join.on.is_empty() {
+            return Err(Error::new(code::SQL, "a join has no columns that are to be equal")
+                .hint("write JOIN … ON a.x = b.y AND …: rows are divided by what is equal"));
+        }
+        let residual: Vec<Expr> = join.filter.clone().map_or(Vec::new(), split_conjunction_owned);
+        if let Some(window) = equal_windows(self, &left, &right, &join.on)? {
+            return self.window_join(left, right, kind, join, window);
+        }
+        let appends = !left.updating && !right.updating;
+        let is_plain = !matches!(kind, JoinKind::LeftSemi | JoinKind::LeftAnti);
+        if appends && is_plain {
+            let (interval, rest) = interval_of(&left, &right, &join.on, &residual)?;
+            if let Some(interval) = interval {
+                return self.interval_join(left, right, kind, join, interval, rest);
+            }
+        }
+        self.regular_join(left, right, kind, join, residual)
+    }
+
+    fn regular_join(
+        &mut self,
+        left: Relation,
+        right: Relation,
+        kind: JoinKind,
+        join: &Plan,
+        residual: Vec<Expr>,
+    ) -> Result<Relation> {
+        let on: Vec<String> = join.on.iter().map(|(left, right)| format!("{left} = {right}")).collect();
+        self.unbounded(format!("a join on {} keeps all rows of both sides", on.join(" AND ")));
+        let takes_back = match kind {
+            JoinKind::Inner | JoinKind::LeftSemi => left.updating || right.updating,
+            _ => true,
+        };
+        let sides = self.sides(left, right, kind, &join.on)?;
+        let operator = Join {
+            kind,
+            left: Arc::clone(sides.left.relation.schema.inner()),
+            right: Arc::clone(sides.right.relation.schema.inner()),
+            left_keys: sides.left.keys.clone(),
+            right_keys: sides.right.keys.clone(),
+            residual: sides.residual(residual)?,
+            ttl: self.options.state_ttl,
+            groups: self.options.groups,
+        };
+        let plain = |_: Origin| Origin::Plain;
+        let given = self.joined(&sides, join, Arc::new(operator), [plain, plain])?;
+        Ok(Relation { updating: takes_back, ..given })
+    }
+
+    fn interval_join(
+        &mut self,
+        left: Relation,
+        right: Relation,
+        kind: JoinKind,
+        join: &Plan,
+        interval: Interval,
+        residual: Vec<Expr>,
+    ) -> Result<Relation> {
+        let (Some(lower), Some(upper)) = (interval.lower, interval.upper) else {
+            return Err(Error::internal("an interval without bounds"));
+        };
+        let sides = self.sides(left, right, kind, &join.on)?;
+        let operator = IntervalJoin {
+            kind,
+            left: Arc::clone(sides.left.relation.schema.inner()),
+            right: Arc::clone(sides.right.relation.schema.inner()),
+            left_keys: sides.left.keys.clone(),
+            right_keys: sides.right.keys.clone(),
+            left_time: interval.left,
+            right_time: interval.right,
+            lower,
+            upper,
+            residual: sides.residual(residual)?,
+            groups: self.options.groups,
+        };
+        // Times stay times, as the watermark waits; those of a side that may be null do not.
+        let time = |origin: Origin| if origin == Origin::Time { origin } else { Origin::Plain };
+        let plain = |_: Origin| Origin::Plain;
+        let origins: [fn(Origin) -> Origin; 2] = match kind {
+            JoinKind::Inner => [time, time],
+            JoinKind::Left => [time, plain],
+            JoinKind::Right => [plain, time],
+            _ => [plain, plain],
+        };
+        let given = self.joined(&sides, join, Arc::new(operator), origins)?;
+        self.late(&given, Arc::clone(sides.left.relation.schema.inner()));
+        Ok(given)
+    }
+
+    /// The rows that the join of a stage sets apart.
+    fn late(&mut self, given: &Relation, schema: SchemaRef) {
+        self.sides.push(Side { stage: given.stage, operator: 0, port: LATE, schema });
+    }
+
+    /// Both sides with the values of the equal expressions among their columns.
+    fn sides(
+        &mut self,
+        left: Relation,
+        right: Relation,
+        kind: JoinKind,
+        on: &[(Expr, Expr)],
+    ) -> Result<Sides> {
+        let (lefts, rights): (Vec<&Expr>, Vec<&Expr>) = on.iter().map(|(a, b)| (a, b)).unzip();
+        Ok(Sides { left: self.keyed(left, &lefts)?, right: self.keyed(right, &rights)?, kind })
+    }
+
+    fn keyed(&mut self, relation: Relation, keys: &[&Expr]) -> Result<Input> {
+        let columns = relation.origins.len();
+        let mut places = Vec::new();
+        let mut computed: Vec<&Expr> = Vec::new();
+        for key in keys {
+            places.push(match unaliased(key) {
+                Expr::Column(column) => relation.index(column)?,
+                other => {
+                    computed.push(other);
+                    columns + computed.len() - 1
+                }
+            });
+        }
+        if computed.is_empty() {
+            return Ok(Input { relation, columns, keys: places });
+        }
+        let mut fields: Vec<_> = qualified(&relation.schema);
+        let mut exprs: Vec<Arc<dyn ScalarExpr>> =
+            (0..columns).map(|place| Arc::new(Place(place)) as _).collect();
+        for (number, key) in computed.iter().enumerate() {
+            let data_type = key
+                .get_type(&*relation.schema)
+                .map_err(|error| Error::internal("a key has no type").caused_by(error))?;
+            // A name that no statement has: the two sides' are told apart by where they stand.
+            let name = format!("freshet key {number} of {}", relation.id);
+            fields.push((None, Arc::new(Field::new(name, data_type, true))));
+            exprs.push(compile(key, &relation.schema)?);
+        }
+        let schema = Arc::new(df_schema(fields)?);
+        let text = format!("keys {computed:?} {}", relation.id);
+        let (stage, id) = self.forward(&relation, &text, calc(schema.inner(), exprs));
+        let mut origins = relation.origins.clone();
+        origins.resize(schema.fields().len(), Origin::Plain);
+        Ok(Input { relation: Relation { stage, id, schema, origins, ..relation }, columns, keys: places })
+    }
+
+    /// A stage of a join behind exchanges by the keys, and the columns of the statement.
+    fn joined(
+        &mut self,
+        sides: &Sides,
+        join: &Plan,
+        operator: Arc<dyn OperatorSpec>,
+        origins: [fn(Origin) -> Origin; 2],
+    ) -> Result<Relation> {
+        let Sides { left, right, kind } = sides;
+        let edges = [left, right].into_iter().enumerate().map(|(input, side)| {
+            let from = side.relation.stage;
+            EdgePlan {
+                from,
+                operator: self.stages[from].operators.len().saturating_sub(1),
+                port: MAIN,
+                input,
+                partitioning: Partitioning::Hash(side.keys.clone()),
+                schema: Arc::clone(side.relation.schema.inner()),
+            }
+        });
+        let edges = edges.collect();
+        let text = format!(
+            "{} {:?} {:?} {} {}",
+            operator.name(),
+            join.on,
+            join.filter,
+            left.relation.id,
+            right.relation.id
+        );
+        let id = self.id_of(&text);
+        self.stages.push(StagePlan {
+            id: format!("stage {id}"),
+            parallelism: self.options.parallelism,
+            input: StageInput::Edges(edges),
+            operators: vec![(id.clone(), operator)],
+            sink: None,
+        });
+        let stage = self.stages.len() - 1;
+        // The columns of both, without the keys that were computed.
+        let is_left_alone = matches!(kind, JoinKind::LeftSemi | JoinKind::LeftAnti);
+        let behind = left.relation.origins.len();
+        let rights = if is_left_alone { 0 } else { right.columns };
+        let places = (0..left.columns).chain((0..rights).map(|place| behind + place));
+        let exprs = places.map(|place| Arc::new(Place(place)) as Arc<dyn ScalarExpr>).collect();
+        let id = self.id_of(&format!("columns of {id}"));
+        self.stages[stage].operators.push((id.clone(), calc(join.schema.inner(), exprs)));
+        let of = |side: &Input, number: usize, columns: usize| -> Vec<Origin> {
+            side.relation.origins[..columns].iter().map(|origin| origins[number](*origin)).collect()
+        };
+        let origins = [of(left, 0, left.columns), of(right, 1, rights)].concat();
+        Ok(Relation { stage, id, schema: Arc::clone(&join.schema), origins, updating: false })
+    }
+}
+
+impl Sides {
+    /// A condition over the columns of both, compiled.
+    fn residual(&self, parts: Vec<Expr>) -> Result<Option<Arc<dyn ScalarExpr>>> {
+        let Some(condition) = conjunction(parts) else { return Ok(None) };
+        let (left, right) = (&self.left.relation.schema, &self.right.relation.schema);
+        let kind = match self.kind {
+            JoinKind::LeftSemi | JoinKind::LeftAnti => JoinKind::Inner,
+            kind => kind,
+        };
+        let given = kind.schema(left.inner(), right.inner());
+        let names = qualified(left).into_iter().chain(qualified(right)).map(|(table, _)| table);
+        let fields = names.zip(given.fields().iter().cloned()).collect();
+        Ok(Some(compile(&condition, &df_schema(fields)?)?))
+    }
+}
+
+type Qualified = (Option<datafusion::common::TableReference>, FieldRef);
+
+fn qualified(schema: &DFSchema) -> Vec<Qualified> {
+    schema.iter().map(|(table, field)| (table.cloned(), Arc::clone(field))).collect()
+}
+
+fn df_schema(fields: Vec<Qualified>) -> Result<DFSchema> {
+    DFSchema::new_with_metadata(fields, Default::default())
+        .map_err(|error| Error::internal("the columns of a join cannot be told apart").caused_by(error))
+}
+
+/// The bounds that two rows' times are said to keep, and the conditions that say something else.
+/// `None` where they are not bounded on both sides.
+fn interval_of(
+    left: &Relation,
+    right: &Relation,
+    on: &[(Expr, Expr)],
+    conditions: &[Expr],
+) -> Result<(Option<Interval>, Vec<Expr>)> {
+    let mut found: Option<Interval> = None;
+    let mut rest = Vec::new();
+    let mut narrow = |times: (usize, usize), lower: Option<i64>, upper: Option<i64>| -> bool {
+        let known = found.get_or_insert(Interval {
+            left: times.0,
+            right: times.1,
+            lower: None,
+            upper: None,
+        });
+        if (known.left, known.right) != times {
+            return false;
+        }
+        known.lower = known.lower.max(lower);
+        known.upper = match (known.upper, upper) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        true
+    };
+    for (a, b) in on {
+        if let (Some((a, 0)), Some((b, 0))) = (time_of(left, a)?, time_of(right, b)?) {
+            narrow((a, b), Some(0), Some(0));
+        }
+    }
+    for condition in conditions.iter().cloned().flat_map(comparisons) {
+        let bound = bound_of(left, right, &condition)?;
+        let taken = bound.is_some_and(|(times, lower, upper)| narrow(times, lower, upper));
+        if !taken {
+            rest.push(condition);
+        }
+    }
+    match found {
+        Some(interval) if interval.lower.is_some() && interval.upper.is_some() => {
+            if interval.lower > interval.upper {
+                return Err(Error::new(code::SQL, "no two times can keep the bounds of a join"));
+            }
+            Ok((Some(interval), rest))
+        }
+        _ => Ok((None, conditions.to_vec())),
+    }
+}
+
+/// `a BETWEEN b AND c` as two comparisons; anything else as it is.
+fn comparisons(condition: Expr) -> Vec<Expr> {
+    match condition {
+        Expr::Between(Between { expr, negated: false, low, high }) => split_conjunction_owned(and(
+            expr.as_ref().clone().gt_eq(*low),
+            expr.as_ref().clone().lt_eq(*high),
+        )),
+        other => vec![other],
+    }
+}
+
+/// The places of two times.
+type Times = (usize, usize);
+
+/// The bounds of `left - right` that a comparison says, with the places of the two times.
+fn bound_of(
+    left: &Relation,
+    right: &Relation,
+    condition: &Expr,
+) -> Result<Option<(Times, Option<i64>, Option<i64>)>> {
+    let Expr::BinaryExpr(BinaryExpr { left: a, op, right: b }) = condition else { return Ok(None) };
+    let straight = (time_of(left, a)?, time_of(right, b)?);
+    let (from, to, op) = match straight {
+        (Some(from), Some(to)) => (from, to, *op),
+        _ => match (time_of(left, b)?, time_of(right, a)?, op.swap()) {
+            (Some(from), Some(to), Some(op)) => (from, to, op),
+            _ => return Ok(None),
+        },
+    };
+    // from.time + from.shift op to.time + to.shift.
+    let difference = to.1.saturating_sub(from.1);
+    let times = (from.0, to.0);
+    Ok(match op {
+        Operator::GtEq => Some((times, Some(difference), None)),
+        Operator::Gt => Some((times, Some(difference.saturating_add(1)), None)),
+        Operator::LtEq => Some((times, None, Some(difference))),
+        Operator::Lt => Some((times, None, Some(difference.saturating_sub(1)))),
+        Operator::Eq => Some((times, Some(difference), Some(difference))),
+        _ => None,
+    })
+}
+
+/// The place of a side's time, and by how much it is moved; `None` for any other expression.
+fn time_of(side: &Relation, expr: &Expr) -> Result<Option<(usize, i64)>> {
+    Ok(match unaliased(expr) {
+        Expr::Column(column) => match side.schema.maybe_index_of_column(column) {
+            Some(place) if side.origins[place] == Origin::Time => Some((place, 0)),
+            _ => None,
+        },
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let (time, span, sign) = match (op, left.as_ref(), right.as_ref()) {
+                (Operator::Plus, time, Expr::Literal(span, _)) => (time, span, 1),
+                (Operator::Plus, Expr::Literal(span, _), time) => (time, span, 1),
+                (Operator::Minus, time, Expr::Literal(span, _)) => (time, span, -1),
+                _ => return Ok(None),
+            };
+            let (Some((place, shift)), Some(span)) = (time_of(side, time)?, span_of(span)) else {
+                return Ok(None);
+            };
+            Some((place, shift + sign * span))
+        }
+        _ => None,
+    })
+}
+
+fn span_of(value: &ScalarValue) -> Option<i64> {
+    windows::scalar_span(value).ok().flatten()
+}
+
+/// The window that both sides are in, where the bounds of both are to be equal.
+fn equal_windows(
+    lowering: &Lowering<'_>,
+    left: &Relation,
+    right: &Relation,
+    on: &[(Expr, Expr)],
+) -> Result<Option<usize>> {
+    if left.updating || right.updating {
+        return Ok(None);
+    }
+    let bound = |side: &Relation, expr: &Expr| -> Option<(Bound, usize)> {
+        let Expr::Column(column) = unaliased(expr) else { return None };
+        match side.origins[side.schema.maybe_index_of_column(column)?] {
+            Origin::Window(bound, number) | Origin::Closed(bound, number) => Some((bound, number)),
+            _ => None,
+        }
+    };
+    let mut equal = Vec::new();
+    for (a, b) in on {
+        if let (Some((a, of_a)), Some((b, of_b))) = (bound(left, a), bound(right, b)) {
+            let (x, y) = (&lowering.windows[of_a], &lowering.windows[of_b]);
+            if a == b && x.kind == y.kind && x.windows == y.windows {
+                equal.push((a, of_a));
+            }
+        }
+    }
+    let has = |bound| equal.iter().find(|(of, _)| *of == bound).map(|(_, number)| *number);
+    Ok(match (has(Bound::Start), has(Bound::End)) {
+        (Some(a), Some(b)) if a == b => Some(a),
+        (None, Some(number)) | (Some(number), None) => {
+            let kind = lowering.windows[number].kind;
+            matches!(kind, Kind::Tumble | Kind::Hop).then_some(number)
+        }
+        _ => None,
+    })
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::new(code::SQL, format!("{what} is not supported in a stream yet"))
+}
