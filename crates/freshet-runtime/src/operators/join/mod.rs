@@ -4,6 +4,8 @@
 //! their window, [`IntervalJoin`] once no partner can come any more; [`TemporalJoin`] keeps the versions
 //! of a table that somebody may still ask for. A key one of whose columns is null equals nothing.
 
+mod interval;
+mod progress;
 mod regular;
 mod sides;
 #[cfg(test)]
@@ -12,15 +14,19 @@ mod testing;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use freshet_core::rows::{RowKind, Rows, arrow_error};
 use freshet_core::scalar::ScalarExpr;
-use freshet_core::{Error, Result};
+use freshet_core::{Error, Result, error::code};
 
+pub use interval::IntervalJoin;
 pub use regular::Join;
 
 /// Rows of a batch that a join gives, and candidates that a condition is evaluated over at once.
 const BATCH_ROWS: usize = 8192;
+
+/// Rows that a call gives at most, before it says that there is more: about.
+const CALL_ROWS: usize = 4 * BATCH_ROWS;
 
 /// The side of input 0.
 const LEFT: usize = 0;
@@ -139,6 +145,24 @@ impl Pairing {
             None => matches.clone(),
             Some(nulls) => BooleanArray::new(matches.values() & nulls.inner(), None),
         }))
+    }
+}
+
+/// The times of a batch's rows, each of which has one.
+fn times_of(batch: &RecordBatch, column: usize) -> Result<&[i64]> {
+    let times = batch.column(column).as_primitive::<TimestampMicrosecondType>();
+    if times.null_count() > 0 {
+        return Err(Error::new(code::EXECUTION, "a row has no time to join it by")
+            .hint("declare the column as required, or filter rows without it"));
+    }
+    Ok(times.values())
+}
+
+/// Rows that are all inserts: others are planned to come to no join of this kind.
+fn only_inserts(rows: &Rows, join: &str) -> Result<()> {
+    match rows.kinds() {
+        None => Ok(()),
+        Some(_) => Err(Error::internal(format!("rows are taken back from {join}"))),
     }
 }
 

@@ -11,14 +11,11 @@ use freshet_core::scalar::ScalarExpr;
 use freshet_core::stream::EventTime;
 use freshet_core::{Error, Result};
 
-use super::sides::{KeyColumns, Sides, take_columns};
-use super::{BATCH_ROWS, JoinKind, LEFT, Pairing, changes};
+use super::sides::{Candidates, Cursor, KeyColumns, Sides, take_columns};
+use super::{BATCH_ROWS, CALL_ROWS, JoinKind, LEFT, Pairing, changes};
 use crate::operator::{Flow, Operator, OperatorContext, OperatorSpec, Out, StateSize};
-use crate::state::rows::{ContentsOf, Expires, NONE, Options, RowRef, UNKNOWN};
+use crate::state::rows::{ContentsOf, NONE, Options, RowRef, Times, UNKNOWN};
 use crate::state::{Delta, Entry, KeyGroups};
-
-/// Rows that a call gives at most, before it says that there is more: about.
-const CALL_ROWS: usize = 4 * BATCH_ROWS;
 
 /// A join of two changelogs on equal columns.
 ///
@@ -74,7 +71,9 @@ impl OperatorSpec for Join {
             groups: self.groups,
             table: side as u8,
             prefix: Vec::new(),
+            dies: self.ttl.is_some(),
             span: self.ttl.map_or(i64::MAX, |ttl| ttl / 8),
+            end: i64::MAX,
             counts: counted && needs_counts(self.kind, side),
         });
         Ok(Box::new(Running {
@@ -121,23 +120,11 @@ struct Pending {
     /// The names of those that are kept.
     refs: Vec<RowRef>,
     contents: Option<ContentsOf>,
-    /// The row whose turn it is.
-    row: usize,
-    /// Its next candidate, once its turn has begun.
-    next: Option<RowRef>,
+    cursor: Cursor,
     /// How the row whose pairs are being given stands.
     matched: u32,
     /// What a row that is taken back was known as.
     found: Option<RowRef>,
-}
-
-/// Pairs of rows whose keys are equal.
-#[derive(Debug, Default)]
-struct Candidates {
-    rows: Vec<u32>,
-    refs: Vec<RowRef>,
-    /// The rows that end here, each with the number of pairs up to its end.
-    ends: Vec<(usize, usize)>,
 }
 
 /// Rows to be given: of both sides, [`NONE`] for nulls.
@@ -163,12 +150,12 @@ impl Operator for Running {
         }
         let (keys, nulls) = self.columns.encode(input, rows.batch())?;
         let slots = self.sides.intern(&keys, nulls.as_ref());
-        let expires = match self.ttl {
-            Some(ttl) => Expires::At(self.clock.now_micros().saturating_add(ttl)),
-            None => Expires::Never,
+        let times = match self.ttl {
+            Some(ttl) => Times::At(self.clock.now_micros().saturating_add(ttl)),
+            None => Times::None,
         };
         let adds = |row: usize| rows.kind(row).adds();
-        let refs = self.sides.append(input, rows.batch(), &keys, &slots, adds, expires)?;
+        let refs = self.sides.append(input, rows.batch(), &keys, &slots, adds, times)?;
         let any_back = (0..rows.len()).any(|row| !adds(row));
         let contents = match any_back {
             true => Some(self.sides.stores[input].contents_of(rows.batch())?),
@@ -183,8 +170,7 @@ impl Operator for Running {
             slots,
             refs,
             contents,
-            row: 0,
-            next: None,
+            cursor: Cursor::default(),
             matched: 0,
             found: None,
         });
@@ -194,7 +180,7 @@ impl Operator for Running {
     fn resume(&mut self, out: &mut Out<'_>) -> Result<Flow> {
         let Some(mut pending) = self.pending.take() else { return Ok(Flow::Done) };
         let mut given = 0;
-        while pending.row < pending.rows.len() {
+        while pending.cursor.row < pending.rows.len() {
             if given >= CALL_ROWS {
                 self.pending = Some(pending);
                 return Ok(Flow::More);
@@ -247,10 +233,10 @@ impl Operator for Running {
             if side > 1 {
                 return Err(Error::internal(format!("a join has no table {side}")));
             }
-            let expires =
-                |batch: &RecordBatch, end: i64| Ok(timed.then(|| vec![end; batch.num_rows()]));
+            let end = entry.expires.0;
+            let times = |batch: &RecordBatch| Ok(timed.then(|| vec![end; batch.num_rows()]));
             let before = self.sides.stores[side].len();
-            self.sides.load(&self.columns, side, entry, entry.key, expires)?;
+            self.sides.load(&self.columns, side, entry, entry.key, times)?;
             if counts[side] {
                 self.unknown += self.sides.stores[side].len().saturating_sub(before);
             }
@@ -266,7 +252,8 @@ impl Operator for Running {
 impl Running {
     /// Joins a piece of what was taken; gives the number of rows that were looked at or given.
     fn join_some(&mut self, pending: &mut Pending, out: &mut Out<'_>) -> Result<usize> {
-        let candidates = self.candidates(pending);
+        let Pending { side, slots, cursor, .. } = pending;
+        let candidates = cursor.candidates(slots, &self.sides.stores[1 - *side], |_, _| true);
         let pairs = candidates.rows.len();
         if self.pairing.kind == JoinKind::Inner {
             self.give_pairs(pending, &candidates, out)?;
@@ -285,29 +272,6 @@ impl Running {
         let given = self.decide(pending, &candidates, matches.as_ref())?;
         self.give(pending, &given, out)?;
         Ok(pairs.max(given.adds.len()))
-    }
-
-    /// The next pairs of the rows that were taken and those of the other side.
-    fn candidates(&self, pending: &mut Pending) -> Candidates {
-        let other = &self.sides.stores[1 - pending.side];
-        let mut candidates = Candidates::default();
-        while pending.row < pending.rows.len() && candidates.rows.len() < BATCH_ROWS {
-            let slot = pending.slots[pending.row];
-            let first = || if slot == NONE { NONE } else { other.first(slot) };
-            let mut next = pending.next.take().unwrap_or_else(first);
-            while next != NONE && candidates.rows.len() < BATCH_ROWS {
-                candidates.rows.push(pending.row as u32);
-                candidates.refs.push(next);
-                next = other.after(next);
-            }
-            if next != NONE {
-                pending.next = Some(next);
-                break;
-            }
-            candidates.ends.push((pending.row, candidates.rows.len()));
-            pending.row += 1;
-        }
-        candidates
     }
 
     /// Gives the pairs that match: what an inner join gives.

@@ -9,10 +9,10 @@ use arrow::datatypes::SchemaRef;
 use freshet_core::rows::arrow_error;
 use freshet_core::{Error, Result};
 
-use super::LEFT;
+use super::{BATCH_ROWS, LEFT};
 use crate::keys::{KeyEncoder, KeyMap, Keys};
 use crate::operator::{Flow, StateSize};
-use crate::state::rows::{Expires, Loaded, NONE, Options, Restored, RowRef, RowStore};
+use crate::state::rows::{Loaded, NONE, Options, Restored, RowRef, RowStore, Times};
 use crate::state::{Delta, Entry, KeyGroup, KeyGroups};
 
 /// What both sides of a join are made of.
@@ -97,7 +97,7 @@ impl Sides {
         keys: &Keys,
         slots: &[u32],
         keep: impl Fn(usize) -> bool,
-        expires: Expires<'_>,
+        times: Times<'_>,
     ) -> Result<Vec<RowRef>> {
         let groups = self.groups;
         let hashes = keys.hashes();
@@ -105,7 +105,7 @@ impl Sides {
         let is_kept = |row: &usize| slots[*row] != NONE && keep(*row);
         let kept = (0..slots.len()).filter(is_kept).count();
         if kept == slots.len() {
-            return self.stores[side].append(batch, slots, group, expires);
+            return self.stores[side].append(batch, slots, group, times);
         }
         let mut refs = vec![NONE; slots.len()];
         if kept == 0 {
@@ -115,16 +115,16 @@ impl Sides {
         let indices = UInt32Array::from_iter_values(chosen.iter().map(|row| *row as u32));
         let part = arrow::compute::take_record_batch(batch, &indices).map_err(arrow_error)?;
         let part_slots: Vec<u32> = chosen.iter().map(|row| slots[*row]).collect();
-        let times: Vec<i64>;
-        let expires = match expires {
-            Expires::Each(all) => {
-                times = chosen.iter().map(|row| all[*row]).collect();
-                Expires::Each(&times)
+        let chosen_times: Vec<i64>;
+        let times = match times {
+            Times::Each(all) => {
+                chosen_times = chosen.iter().map(|row| all[*row]).collect();
+                Times::Each(&chosen_times)
             }
             other => other,
         };
         let names =
-            self.stores[side].append(&part, &part_slots, |row| group(chosen[row]), expires)?;
+            self.stores[side].append(&part, &part_slots, |row| group(chosen[row]), times)?;
         for (row, name) in chosen.into_iter().zip(names) {
             refs[row] = name;
         }
@@ -142,15 +142,15 @@ impl Sides {
         }
     }
 
-    /// Takes an entry of a checkpoint, whose key is without prefix. `expires` says when each row of a side
-    /// is dead by itself, and `is_kept` whether it is restored, given the row's batch and the entry's end.
+    /// Takes an entry of a checkpoint, whose key is without prefix. `times` gives those of a batch's
+    /// rows, where they have any.
     pub(super) fn load(
         &mut self,
         columns: &KeyColumns,
         side: usize,
         entry: &Entry<'_>,
         key: &[u8],
-        expires: impl Fn(&RecordBatch, i64) -> Result<Option<Vec<i64>>>,
+        times: impl Fn(&RecordBatch) -> Result<Option<Vec<i64>>>,
     ) -> Result<()> {
         let schema = self.stores[side].schema().clone();
         match RowStore::read(&schema, key, entry.value)? {
@@ -161,15 +161,15 @@ impl Sides {
                 if slots.contains(&NONE) {
                     return Err(Error::internal("a row without a key was kept"));
                 }
-                let times = expires(&batch, entry.expires.0)?;
+                let times = times(&batch)?;
                 let rows = self.stores[side].restore(&Restored {
                     batch: &batch,
                     keys: &slots,
                     group: entry.group,
                     number,
                     marks,
-                    segment_expires: entry.expires.0,
-                    expires: times.as_deref().map_or(Expires::Never, Expires::Each),
+                    expires: entry.expires.0,
+                    times: times.as_deref().map_or(Times::None, Times::Each),
                 })?;
                 self.restored = Some((side, entry.group, number, rows));
             }
@@ -210,6 +210,60 @@ impl Sides {
     pub(super) fn size(&self) -> StateSize {
         let bytes = self.stores.iter().map(RowStore::bytes).sum::<usize>() + self.keys.bytes();
         StateSize { bytes: bytes as u64, keys: self.keys.len() as u64 }
+    }
+}
+
+/// How far the rows of a batch were held against those of the other side.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    /// The row whose turn it is.
+    pub(super) row: usize,
+    /// Its next candidate, once its turn has begun.
+    next: Option<RowRef>,
+}
+
+/// Pairs of rows whose keys are equal.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    pub(super) rows: Vec<u32>,
+    pub(super) refs: Vec<RowRef>,
+    /// The rows that end here, each with the number of pairs up to its end.
+    pub(super) ends: Vec<(usize, usize)>,
+}
+
+/// Candidates that are looked at in one go, taken or not.
+const LOOKED_AT: usize = 8 * BATCH_ROWS;
+
+impl Cursor {
+    /// The next pairs of rows with these keys and rows of the other side that `accept` takes.
+    pub(super) fn candidates(
+        &mut self,
+        slots: &[u32],
+        other: &RowStore,
+        accept: impl Fn(usize, RowRef) -> bool,
+    ) -> Candidates {
+        let mut candidates = Candidates::default();
+        let mut left = LOOKED_AT;
+        while self.row < slots.len() && candidates.rows.len() < BATCH_ROWS {
+            let slot = slots[self.row];
+            let first = || if slot == NONE { NONE } else { other.first(slot) };
+            let mut next = self.next.take().unwrap_or_else(first);
+            while next != NONE && candidates.rows.len() < BATCH_ROWS && left > 0 {
+                left -= 1;
+                if accept(self.row, next) {
+                    candidates.rows.push(self.row as u32);
+                    candidates.refs.push(next);
+                }
+                next = other.after(next);
+            }
+            if next != NONE {
+                self.next = Some(next);
+                break;
+            }
+            candidates.ends.push((self.row, candidates.rows.len()));
+            self.row += 1;
+        }
+        candidates
     }
 }
 

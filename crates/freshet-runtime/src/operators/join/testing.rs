@@ -39,7 +39,6 @@ pub(super) fn schema(side: &str) -> SchemaRef {
 
 /// The columns of a side.
 pub(super) const KEY: usize = 0;
-#[allow(dead_code, reason = "for joins in time")]
 pub(super) const TIME: usize = 1;
 pub(super) const NUMBER: usize = 2;
 pub(super) const WIDTH: usize = 4;
@@ -53,6 +52,11 @@ pub(super) fn rows(side: &str, rows: &[(RowKind, Row)]) -> Rows {
     ];
     let batch = RecordBatch::try_new(schema(side), columns).expect("columns of the schema");
     Rows::changes(batch, rows.iter().map(|(kind, _)| *kind).collect())
+}
+
+pub(super) fn inserts(side: &str, rows: &[Row]) -> Rows {
+    let rows: Vec<_> = rows.iter().map(|row| (RowKind::Insert, *row)).collect();
+    self::rows(side, &rows)
 }
 
 fn text(row: &Row) -> String {
@@ -124,6 +128,18 @@ impl Seen {
             }
         }
         self.at = given.0.len();
+    }
+
+    /// The least time of any row that was given since the last call, of either side.
+    pub(super) fn least_time(&self, given: &Given) -> i64 {
+        let rows = given.0[self.at..].iter().filter(|(port, _)| *port == MAIN);
+        let times = rows.flat_map(|(_, rows)| {
+            [TIME, WIDTH + TIME].map(|column| {
+                let times = rows.batch().column(column);
+                arrow::compute::min(times.as_primitive::<TimestampMicrosecondType>())
+            })
+        });
+        times.flatten().min().unwrap_or(i64::MAX)
     }
 
     /// Forgets what was given since `self`.

@@ -8,7 +8,7 @@ use freshet_core::Result;
 use freshet_core::stream::EventTime;
 
 use super::chunk::{CHUNK_ROWS, DEAD, Link, ROW_BITS, Segment, UNLINKED};
-use super::{Expires, RowRef, RowStore, codec, split};
+use super::{RowRef, RowStore, Times, codec, split};
 use crate::state::{Delta, Entry, KeyGroup};
 
 /// Segments that no checkpoint has.
@@ -143,7 +143,7 @@ impl RowStore {
 
     /// Takes rows of a checkpoint, with the keys' numbers; links them.
     pub(crate) fn restore(&mut self, rows: &Restored<'_>) -> Result<Range<RowRef>> {
-        let Restored { batch, keys, group, number, marks, segment_expires, expires } = *rows;
+        let Restored { batch, keys, group, number, marks, expires, times } = *rows;
         let rows = batch.num_rows();
         if rows == 0 || rows > CHUNK_ROWS {
             return Err(codec::damaged());
@@ -154,7 +154,7 @@ impl RowStore {
         {
             self.close()?;
         }
-        let slot = self.room(segment_expires)?;
+        let slot = self.room(expires)?;
         let counts = self.options.counts;
         let chunk = self.chunk_mut(slot);
         let first = chunk.len();
@@ -166,13 +166,8 @@ impl RowStore {
                 chunk.marks.set(first + row);
             }
         }
-        match expires {
-            Expires::Never => chunk.last_expires = i64::MAX,
-            _ => {
-                chunk.expires.extend((0..rows).map(|row| expires.of(row)));
-                chunk.last_expires = chunk.last_expires.max(segment_expires);
-            }
-        }
+        chunk.times.extend((0..rows).filter_map(|row| times.of(row)));
+        chunk.last_expires = chunk.last_expires.max(expires);
         if counts {
             chunk.counts.resize(first + rows, UNKNOWN);
         }
@@ -182,7 +177,7 @@ impl RowStore {
             start: first as u32,
             len: rows as u32,
             live: rows as u32,
-            expires: segment_expires,
+            expires,
             dirty: false,
         };
         chunk.add_sealed(first, batch.clone(), vec![segment])?;
@@ -256,7 +251,7 @@ pub(crate) struct Restored<'a> {
     pub(crate) number: u64,
     pub(crate) marks: &'a [u8],
     /// When the entry is dead.
-    pub(crate) segment_expires: i64,
-    /// When its rows are.
-    pub(crate) expires: Expires<'a>,
+    pub(crate) expires: i64,
+    /// The times of its rows.
+    pub(crate) times: Times<'a>,
 }

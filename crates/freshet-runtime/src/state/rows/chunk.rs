@@ -88,11 +88,11 @@ pub(super) struct Chunk {
     pub(super) live: u32,
     /// Rows that a chain goes through; dead ones may be among them.
     pub(super) linked: u32,
-    /// When each row is dead by itself, where rows have such times.
-    pub(super) expires: Vec<i64>,
-    /// The last of them.
+    /// The time of each row, where rows have one.
+    pub(super) times: Vec<i64>,
+    /// When all rows are dead by themselves.
     pub(super) last_expires: i64,
-    /// The first of them.
+    /// When the first row that came is.
     pub(super) first_expires: i64,
     /// What the owner counts of each row, where it does.
     pub(super) counts: Vec<u32>,
@@ -195,20 +195,32 @@ impl Chunk {
         Ok(())
     }
 
+    /// Rows from `first` on came: remembers when they are dead by themselves.
+    pub(super) fn expect(&mut self, first: usize, dies: bool, end: i64) {
+        let last = if dies { self.times[first..].iter().copied().max() } else { Some(end) };
+        self.last_expires = self.last_expires.max(last.unwrap_or(end));
+    }
+
     /// Seals what is not: gives the segments that came of it, numbered `number`.
-    pub(super) fn seal(&mut self, schema: &SchemaRef, number: u64) -> Result<Option<SealedPart>> {
-        let (start, end) = (self.sealed, self.len());
-        if start == end {
+    pub(super) fn seal(
+        &mut self,
+        schema: &SchemaRef,
+        number: u64,
+        dies: bool,
+        end: i64,
+    ) -> Result<Option<SealedPart>> {
+        let (start, behind) = (self.sealed, self.len());
+        if start == behind {
             return Ok(None);
         }
-        let mut order: Vec<u32> = (start as u32..end as u32)
+        let mut order: Vec<u32> = (start as u32..behind as u32)
             .filter(|row| self.links[*row as usize].key != DEAD)
             .collect();
         order.sort_by_key(|row| self.groups[*row as usize - start]);
         let mut segments: Vec<Segment> = Vec::new();
         for (rank, row) in order.iter().enumerate() {
             let group = self.groups[*row as usize - start];
-            let expires = self.expires.get(*row as usize).copied().unwrap_or(i64::MAX);
+            let expires = if dies { self.times[*row as usize] } else { end };
             match segments.last_mut().filter(|segment| segment.group == group) {
                 Some(segment) => {
                     segment.len += 1;
@@ -227,27 +239,27 @@ impl Chunk {
             }
         }
         let batch = self.gather_tail(schema, &order)?;
-        let tail: Vec<bool> = (start..end).map(|place| self.marks.get(place)).collect();
-        for place in start..end {
+        let tail: Vec<bool> = (start..behind).map(|place| self.marks.get(place)).collect();
+        for place in start..behind {
             self.marks.clear(place);
         }
         let live = order.len();
-        let mut behind = start + live;
+        let mut dead = start + live;
         for (rank, row) in order.iter().enumerate() {
             self.places[*row as usize] = (start + rank) as u16;
             if tail[*row as usize - start] {
                 self.marks.set(start + rank);
             }
         }
-        for row in start..end {
+        for row in start..behind {
             if self.links[row].key == DEAD {
-                self.places[row] = behind as u16;
-                behind += 1;
+                self.places[row] = dead as u16;
+                dead += 1;
             }
         }
         self.parts.truncate(self.sealed_parts);
         self.groups.clear();
-        self.sealed = end;
+        self.sealed = behind;
         if live == 0 {
             return Ok(None);
         }
@@ -319,7 +331,7 @@ impl Chunk {
             + self.links.capacity() * size_of::<Link>()
             + self.places.capacity() * 2
             + self.segments.capacity() * size_of::<Segment>()
-            + (self.expires.capacity() + self.contents.capacity()) * 8
+            + (self.times.capacity() + self.contents.capacity()) * 8
             + self.counts.capacity() * 4
             + (self.dead.0.capacity() + self.marks.0.capacity()) * 8
     }

@@ -83,8 +83,12 @@ pub(crate) struct Options {
     pub(crate) table: u8,
     /// What the keys of its entries begin with.
     pub(crate) prefix: Vec<u8>,
-    /// Rows whose ends differ by more are not put into one chunk.
+    /// Whether a row's time is when it is dead by itself.
+    pub(crate) dies: bool,
+    /// Rows that die are not put into one chunk where their times differ by more.
     pub(crate) span: i64,
+    /// When rows are dead that do not die by their own time.
+    pub(crate) end: i64,
     /// Whether each row has a counter.
     pub(crate) counts: bool,
 }
@@ -100,23 +104,23 @@ struct Chain {
 
 const EMPTY: Chain = Chain { head: NONE, live: 0, dead: 0 };
 
-/// When rows are dead by themselves.
+/// The times of rows.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Expires<'a> {
-    /// Never.
-    Never,
-    /// All at one time.
+pub(crate) enum Times<'a> {
+    /// They have none.
+    None,
+    /// All have the same.
     At(i64),
-    /// Each at its own.
+    /// Each has its own.
     Each(&'a [i64]),
 }
 
-impl Expires<'_> {
-    fn of(&self, row: usize) -> i64 {
+impl Times<'_> {
+    fn of(&self, row: usize) -> Option<i64> {
         match self {
-            Self::Never => i64::MAX,
-            Self::At(time) => *time,
-            Self::Each(times) => times[row],
+            Self::None => None,
+            Self::At(time) => Some(*time),
+            Self::Each(times) => Some(times[row]),
         }
     }
 }
@@ -170,7 +174,7 @@ impl RowStore {
         batch: &RecordBatch,
         keys: &[u32],
         group: impl Fn(usize) -> KeyGroup,
-        expires: Expires<'_>,
+        times: Times<'_>,
     ) -> Result<Vec<RowRef>> {
         if let Some(contents) = &mut self.contents {
             contents.reserve(&mut self.chunks, self.live + keys.len());
@@ -178,9 +182,8 @@ impl RowStore {
         let mut refs = Vec::with_capacity(keys.len());
         let mut done = 0;
         while done < keys.len() {
-            let slot = self.room(expires.of(done))?;
-            let timed = !matches!(expires, Expires::Never);
-            let counts = self.options.counts;
+            let slot = self.room(self.dies_at(times.of(done)))?;
+            let Options { counts, dies, end, .. } = self.options;
             let chunk = self.chunk_mut(slot);
             let first = chunk.len();
             let rows = done..keys.len().min(done + CHUNK_ROWS - first);
@@ -193,15 +196,8 @@ impl RowStore {
             chunk.groups.extend(rows.clone().map(&group));
             let links = keys[rows.clone()].iter();
             chunk.links.extend(links.map(|key| Link { next: UNLINKED, key: *key }));
-            if timed {
-                let times = rows.clone().map(|row| expires.of(row));
-                chunk.expires.extend(times);
-                let added = &chunk.expires[first..];
-                let last = added.iter().copied().max().unwrap_or(i64::MIN);
-                chunk.last_expires = chunk.last_expires.max(last);
-            } else {
-                chunk.last_expires = i64::MAX;
-            }
+            chunk.times.extend(rows.clone().filter_map(|row| times.of(row)));
+            chunk.expect(first, dies, end);
             if counts {
                 chunk.counts.resize(chunk.links.len(), 0);
             }
@@ -236,7 +232,6 @@ impl RowStore {
         }
     }
 
-    #[allow(dead_code, reason = "for versions of rows")]
     /// Puts a row behind another one of its key.
     pub(crate) fn link_behind(&mut self, other: RowRef, row: RowRef) {
         let next = self.link_of(other).next;
@@ -279,10 +274,15 @@ impl RowStore {
         row
     }
 
-    /// When a row is dead by itself.
-    pub(crate) fn expires(&self, row: RowRef) -> i64 {
+    /// The time of a row that has one.
+    pub(crate) fn time(&self, row: RowRef) -> i64 {
         let (chunk, row) = split(row);
-        self.chunk(chunk).expires.get(row).copied().unwrap_or(i64::MAX)
+        self.chunk(chunk).times[row]
+    }
+
+    /// When a row of this time is dead by itself.
+    fn dies_at(&self, time: Option<i64>) -> i64 {
+        if self.options.dies { time.unwrap_or(self.options.end) } else { self.options.end }
     }
 
     /// The counter of a row.
@@ -364,7 +364,7 @@ impl RowStore {
         if Some(slot) != self.open {
             if live == 0 {
                 self.forget(slot);
-            } else if live == len / 4 {
+            } else if is_kept && live == len / 4 {
                 // It passes here once on its way down.
                 self.sparse.push(slot);
             }
@@ -473,11 +473,11 @@ impl RowStore {
         let old: Vec<RowRef> = rows.map(|row| base | row).collect();
         let keys: Vec<u32> = old.iter().map(|row| self.link_of(*row).key).collect();
         let groups: Vec<KeyGroup> = old.iter().map(|row| self.group_of(*row)).collect();
-        let expires: Vec<i64> = old.iter().map(|row| self.expires(*row)).collect();
-        let timed = !self.chunk(slot).expires.is_empty();
+        let timed = !self.chunk(slot).times.is_empty();
+        let times: Vec<i64> = old.iter().filter(|_| timed).map(|row| self.time(*row)).collect();
         let batch = self.gather_batch(&old)?;
-        let expires = if timed { Expires::Each(&expires) } else { Expires::Never };
-        let new = self.append(&batch, &keys, |row| groups[row], expires)?;
+        let times = if timed { Times::Each(&times) } else { Times::None };
+        let new = self.append(&batch, &keys, |row| groups[row], times)?;
         let mut moved = vec![NONE; CHUNK_ROWS];
         for (old, new) in old.iter().zip(&new) {
             moved[split(*old).1] = *new;
@@ -620,6 +620,11 @@ impl RowStore {
         std::iter::successors(some(self.first(key)), move |row| some(self.after(*row)))
     }
 
+    /// All rows.
+    pub(crate) fn all(&self) -> impl Iterator<Item = RowRef> {
+        (0..self.chains.len() as u32).flat_map(|key| self.of(key))
+    }
+
     /// The number of a row's key.
     pub(crate) fn key(&self, row: RowRef) -> u32 {
         self.link_of(row).key
@@ -714,8 +719,9 @@ impl RowStore {
         let Some(slot) = self.open else { return Ok(()) };
         let number = self.next_number;
         let schema = Arc::clone(&self.schema);
+        let Options { dies, end, .. } = self.options;
         let chunk = self.chunk_mut(slot);
-        let Some(sealed) = chunk.seal(&schema, number)? else { return Ok(()) };
+        let Some(sealed) = chunk.seal(&schema, number, dies, end)? else { return Ok(()) };
         let segments = chunk.segments[sealed.first..][..sealed.segments].to_vec();
         let marks = segments.iter().map(|segment| {
             let (start, len) = (segment.start as usize, segment.len as usize);

@@ -38,7 +38,9 @@ fn store() -> RowStore {
         groups: KeyGroups::new(GROUPS),
         table: 3,
         prefix: vec![1, 2],
+        dies: false,
         span: i64::MAX,
+        end: i64::MAX,
         counts: false,
     };
     let mut store = RowStore::new(schema(), options);
@@ -94,8 +96,8 @@ fn load(runs: &[Bytes], instances: usize) -> Vec<RowStore> {
                                 group: entry.group,
                                 number,
                                 marks,
-                                segment_expires: i64::MAX,
-                                expires: Expires::Never,
+                                expires: i64::MAX,
+                                times: Times::None,
                             })?;
                             last = Some((entry.group, number, rows));
                         }
@@ -170,7 +172,7 @@ proptest! {
                         next + i64::from(*key)
                     }).collect();
                     let rows = store
-                        .append(&batch(&numbers), &keys, |row| group(keys[row]), Expires::Never)
+                        .append(&batch(&numbers), &keys, |row| group(keys[row]), Times::None)
                         .expect("there is room");
                     for row in rows {
                         store.link(row);
@@ -252,8 +254,7 @@ fn rows_do_not_keep_the_memory_of_their_neighbours() {
     for round in 0..200 {
         let whole = batch(&(round * 100_000..round * 100_000 + 20_000).collect::<Vec<_>>());
         let few = whole.slice(100, 10);
-        let rows =
-            store.append(&few, &[1; 10], |_| group(1), Expires::Never).expect("there is room");
+        let rows = store.append(&few, &[1; 10], |_| group(1), Times::None).expect("there is room");
         rows.into_iter().for_each(|row| store.link(row));
     }
     assert!(store.bytes() < PINNED + (4 << 20), "{}", store.bytes());
