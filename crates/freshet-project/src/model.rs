@@ -131,6 +131,8 @@ pub struct SourceTable {
     pub event_time: Option<String>,
     /// How its rows say how far event time has come, where they do.
     pub watermark: Option<Watermark>,
+    /// The columns whose values name a row; empty where nothing does.
+    pub primary_key: Vec<String>,
     /// Tags.
     pub tags: Vec<String>,
     /// Where it is declared.

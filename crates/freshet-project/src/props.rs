@@ -347,6 +347,9 @@ pub struct TableProps {
     /// How the rows of a stream say how far event time has come.
     #[schemars(with = "Option<WatermarkProps>")]
     pub watermark: Option<Item>,
+    /// The columns whose values name a row: a newer row of the same values takes its place. A stream's
+    /// table with a primary key and a watermark can be joined as of a time.
+    pub primary_key: Option<Vec<String>>,
     /// Tags, added to the source's.
     #[schemars(with = "Option<Vec<String>>")]
     pub tags: Option<Item>,

@@ -101,6 +101,7 @@ fn source_checksum(source: &SourceTable) -> String {
         source.max_bad.to_string(),
         source.event_time.clone().unwrap_or_default(),
         serde_json::to_string(&source.watermark).unwrap_or_default(),
+        source.primary_key.join(","),
     ] {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());

@@ -326,7 +326,14 @@ impl StreamCatalog for Catalog {
                     .at(watermark.location.clone())
             })?);
         }
-        Ok(Some(TimeColumn { column, needs }))
+        let primary_key = table.primary_key.iter().map(|name| {
+            schema.index_of(name).map_err(|_| {
+                let message = format!("source \"{}\" has no column \"{name}\" for its primary key", table.id);
+                Error::new(code::CONFIG, message).at(table.location.clone())
+            })
+        });
+        let primary_key = primary_key.collect::<Result<Vec<_>>>()?;
+        Ok(Some(TimeColumn { column, needs, primary_key }))
     }
 
     fn source(

@@ -6,6 +6,7 @@
 //! right is an error here, never a wrong result.
 
 mod aggregate;
+mod as_of;
 mod expr;
 mod fuse;
 mod io;
@@ -27,6 +28,10 @@ use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, plan_err};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
+use datafusion::optimizer::eliminate_outer_join::EliminateOuterJoin;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::optimize_unions::OptimizeUnions;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
@@ -48,6 +53,7 @@ pub async fn plan(
     locate: &(dyn Fn(Option<(u64, u64)>) -> Location + Sync),
 ) -> Result<LogicalPlan> {
     windows::register(context);
+    as_of::register(context);
     let statement = sql::parse(text).map_err(|error| {
         let place = place_in_message(&error.chain());
         error.at(locate(place))
@@ -82,6 +88,10 @@ async fn planned(
     let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![
         Arc::new(OptimizeUnions::new()),
         Arc::new(SimplifyExpressions::new()),
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        Arc::new(ExtractEquijoinPredicate::new()),
+        Arc::new(EliminateCrossJoin::new()),
+        Arc::new(EliminateOuterJoin::new()),
         Arc::new(PushDownFilter::new()),
         Arc::new(OptimizeProjections::new()),
     ];

@@ -7,8 +7,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Query, SetExpr, Statement,
-    TableFactor, VisitMut, VisitorMut,
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Join, JoinConstraint,
+    JoinOperator, Query, SetExpr, Statement, TableFactor, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whi
 use freshet_core::error::code;
 use freshet_core::{Error, Result};
 
+use super::as_of::AS_OF;
 use super::windows::Kind;
 
 /// Reads one statement.
@@ -28,6 +29,7 @@ pub fn parse(text: &str) -> Result<Statement> {
         .map_err(|error| wrong(error.to_string()))?;
     leave_out_table(&mut tokens);
     wrap_partition(&mut tokens);
+    wrap_version(&mut tokens);
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
     let mut statements = parser.parse_statements().map_err(|error| wrong(error.to_string()))?;
     let (Some(mut statement), true) = (statements.pop(), statements.is_empty()) else {
@@ -101,6 +103,110 @@ fn wrap_partition(tokens: &mut Vec<TokenWithSpan>) {
     }
 }
 
+/// Makes `rates FOR SYSTEM_TIME AS OF o.at` a table function, as the parser knows no versions of tables:
+/// `TABLE(freshet_as_of(rates, o.at))`.
+fn wrap_version(tokens: &mut Vec<TokenWithSpan>) {
+    let is_space = |token: &Token| matches!(token, Token::Whitespace(_));
+    let is_name = |token: &Token| matches!(token, Token::Word(_) | Token::Period);
+    let mut at = 0;
+    while at < tokens.len() {
+        let start = at;
+        at += 1;
+        let words: Vec<usize> =
+            (start..tokens.len()).filter(|at| !is_space(&tokens[*at].token)).take(5).collect();
+        let keywords = [Keyword::FOR, Keyword::SYSTEM_TIME, Keyword::AS, Keyword::OF];
+        let is_version = words.len() == 5
+            && words[0] == start
+            && keywords.iter().zip(&words).all(|(keyword, at)| {
+                matches!(&tokens[*at].token, Token::Word(word) if word.keyword == *keyword)
+            });
+        let Some(last) = (0..start).rev().find(|at| !is_space(&tokens[*at].token)) else { continue };
+        if !is_version || !is_name(&tokens[last].token) {
+            continue;
+        }
+        let name = (0..last).rev().take_while(|at| is_name(&tokens[*at].token)).last();
+        let name = name.unwrap_or(last);
+        let time = words[4];
+        let behind = (time..tokens.len()).find(|at| !is_name(&tokens[*at].token));
+        let behind = behind.unwrap_or(tokens.len());
+        let span = tokens[start].span;
+        let token = |token| TokenWithSpan { token, span };
+        let mut call = vec![
+            token(Token::make_keyword("TABLE")),
+            token(Token::LParen),
+            token(Token::make_word(AS_OF, None)),
+            token(Token::LParen),
+        ];
+        call.extend_from_slice(&tokens[name..=last]);
+        call.push(token(Token::Comma));
+        call.extend_from_slice(&tokens[time..behind]);
+        call.extend([token(Token::RParen), token(Token::RParen)]);
+        at = name + call.len();
+        tokens.splice(name..behind, call);
+    }
+}
+
+/// Puts the times of the tables that [`wrap_version`] found into the conditions of their joins.
+fn version_joins(body: &mut SetExpr) -> Result<()> {
+    match body {
+        SetExpr::SetOperation { left, right, .. } => {
+            version_joins(left)?;
+            version_joins(right)
+        }
+        SetExpr::Select(select) => {
+            let joins = select.from.iter_mut().flat_map(|from| from.joins.iter_mut());
+            joins.map(version_join).collect()
+        }
+        _ => Ok(()),
+    }
+}
+
+fn version_join(join: &mut Join) -> Result<()> {
+    let TableFactor::TableFunction { expr: Expr::Function(function), alias, .. } = &join.relation
+    else {
+        return Ok(());
+    };
+    if function.name.to_string() != AS_OF {
+        return Ok(());
+    }
+    let FunctionArguments::List(list) = &function.args else { return Ok(()) };
+    let [table, time] = list.args.as_slice() else { return Ok(()) };
+    let parsed = Parser::parse_sql(&GenericDialect {}, &format!("SELECT * FROM {table}"));
+    let relation = parsed.ok().and_then(|mut statements| match statements.pop()? {
+        Statement::Query(query) => first_factor(*query),
+        _ => None,
+    });
+    let Some(TableFactor::Table { .. }) = &relation else {
+        return Err(Error::new(code::SQL, format!("{table} is no table that has versions")));
+    };
+    let mut relation = relation.expect("it is a table");
+    if let TableFactor::Table { alias: of, .. } = &mut relation {
+        of.clone_from(alias);
+    }
+    let mut condition = function.clone();
+    let constraint = match &mut join.join_operator {
+        JoinOperator::Join(constraint)
+        | JoinOperator::Inner(constraint)
+        | JoinOperator::Left(constraint)
+        | JoinOperator::LeftOuter(constraint) => constraint,
+        _ => {
+            let message = "FOR SYSTEM_TIME AS OF stands in an inner or a left join";
+            return Err(Error::new(code::SQL, message));
+        }
+    };
+    let JoinConstraint::On(on) = constraint else {
+        return Err(Error::new(code::SQL, "a join as of a time has no condition")
+            .hint("write JOIN t FOR SYSTEM_TIME AS OF time ON key = t.key"));
+    };
+    if let FunctionArguments::List(list) = &mut condition.args {
+        let on = FunctionArg::Unnamed(FunctionArgExpr::Expr(on.clone()));
+        list.args = vec![time.clone(), on];
+    }
+    *on = Expr::Function(condition);
+    join.relation = relation;
+    Ok(())
+}
+
 /// Stands for the columns that sessions are divided by.
 const PARTITION: &str = "freshet_partition";
 
@@ -110,6 +216,16 @@ struct Rewriter {
 
 impl VisitorMut for Rewriter {
     type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        match version_joins(&mut query.body) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.error = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
         match rewritten(factor) {
@@ -132,6 +248,9 @@ fn rewritten(factor: &TableFactor) -> Result<Option<TableFactor>> {
         return Ok(None);
     };
     let name = function.name.to_string();
+    if name == AS_OF {
+        return Err(Error::new(code::SQL, "FOR SYSTEM_TIME AS OF stands behind the table of a JOIN"));
+    }
     let Some(kind) = Kind::of_name(&name) else {
         return Err(Error::new(code::SQL, format!("\"{name}\" is no table function"))
             .hint("there are TUMBLE, HOP, CUMULATE and SESSION"));

@@ -183,7 +183,9 @@ fn span(expr: &Expr) -> Result<Option<i64>> {
     scalar_span(value).map_err(|_| wrong())
 }
 
-pub(super) fn scalar_span(value: &ScalarValue) -> std::result::Result<Option<i64>, DataFusionError> {
+pub(super) fn scalar_span(
+    value: &ScalarValue,
+) -> std::result::Result<Option<i64>, DataFusionError> {
     if value.is_null() {
         return Ok(None);
     }

@@ -365,6 +365,50 @@ fn one_row_of_each_key_is_kept() {
 }
 
 #[test]
+fn joins_are_those_of_a_batch() {
+    for join in ["join", "left join", "right join", "full join"] {
+        let both = format!(
+            "select a.city, a.amount, b.price, b.n from
+                 (select city, amount % 50 k, amount from orders where amount % 3 = 0) a
+             {join} (select amount % 50 k, price, count(*) n from orders group by amount % 50, price) b
+             on a.k = b.k and a.amount + b.n > 10"
+        );
+        check(&both, &both);
+    }
+    let within = "select city, at from orders where amount in (select amount from orders where price > 5000)";
+    check(within, within);
+    let without = "select city, at from orders o where not exists (select 1 from orders p where p.amount = o.amount and p.price > 5000)";
+    check(without, without);
+}
+
+#[test]
+fn times_that_lie_near_are_joined() {
+    for join in ["join", "left join", "full join"] {
+        check(
+            &format!(
+                "select a.city, a.at, b.at from orders a {join} orders b on a.amount % 9 = b.amount % 9
+                     and b.at > a.at - interval '2' second and b.at - interval '3' second <= a.at
+                     and a.price < b.price"
+            ),
+            &format!(
+                "select a.city, a.at, b.at from orders a {join} orders b on a.amount % 9 = b.amount % 9
+                     and b.at > a.at - interval '2 seconds' and b.at <= a.at + interval '3 seconds'
+                     and a.price < b.price"
+            ),
+        );
+    }
+    check(
+        "select window_start, count(*) from table(tumble(
+             (select a.at, b.price from orders a join orders b on a.city = b.city
+                 and b.at between a.at and a.at + interval '1' second),
+             descriptor(at), interval '10' second)) group by window_start, window_end",
+        "select date_bin(interval '10 seconds', a.at) w, count(*)
+         from orders a join orders b on a.city = b.city and b.at between a.at and a.at + interval '1 second'
+         group by w",
+    );
+}
+
+#[test]
 fn sessions_end_after_a_pause() {
     check(
         "select city, window_start, window_end, count(*), sum(amount), count(distinct amount)
@@ -453,7 +497,10 @@ async fn what_is_not_supported_is_an_error_when_planning() {
         ("select distinct on (city) * from orders", "DISTINCT ON is not supported"),
         ("select * from orders order by at", "ORDER BY is not supported"),
         ("select * from orders limit 3", "LIMIT is not supported"),
-        ("select a.city from orders a join orders b on a.city = b.city", "a join is not supported"),
+        (
+            "select a.city from orders a join orders b on a.at < b.at",
+            "no columns that are to be equal",
+        ),
         ("select 1 as one", "a query without a source"),
         ("select random() from orders", "another value each time"),
         (

@@ -25,6 +25,19 @@ use super::streaming::{Stream, Streams, context, fold, plan, run};
 
 /// The cases that streams can do.
 const SUPPORTED: &[&str] = &[
+    "joins/full",
+    "joins/group_over_left",
+    "joins/inner",
+    "joins/inner_residual",
+    "joins/interval",
+    "joins/interval_full",
+    "joins/interval_left",
+    "joins/join_over_group",
+    "joins/left",
+    "joins/left_residual",
+    "joins/right",
+    "joins/three",
+    "joins/window_over_interval",
     "updating/count_distinct",
     "updating/decimals",
     "updating/dedup_first",
@@ -52,6 +65,8 @@ const SUPPORTED: &[&str] = &[
     "windows/session_of_all",
     "windows/tumble",
     "windows/tumble_offset",
+    "windows/window_join",
+    "windows/window_left_join",
     "windows/windows_over_windows",
 ];
 

@@ -216,6 +216,7 @@ impl Context<'_> {
             expect_every: table.expect_every.or(source.expect_every),
             event_time,
             watermark: self.watermark(&id, table.watermark),
+            primary_key: table.primary_key.unwrap_or_default(),
             tags,
             location,
             id,

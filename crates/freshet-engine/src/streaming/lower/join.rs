@@ -13,27 +13,29 @@ use freshet_core::scalar::ScalarExpr;
 use freshet_core::{Error, Result};
 use freshet_runtime::exchange::Partitioning;
 use freshet_runtime::operator::{LATE, MAIN, OperatorSpec};
-use freshet_runtime::operators::{IntervalJoin, Join, JoinKind, WindowJoin};
+use freshet_runtime::operators::{IntervalJoin, Join, JoinKind};
 use freshet_runtime::plan::{EdgePlan, StageInput, StagePlan};
 
 use super::columns::Place;
 use super::{Lowering, Origin, Relation, Side, calc, unaliased};
+use crate::streaming::as_of;
 use crate::streaming::expr::compile;
 use crate::streaming::windows::{self, Bound, Kind};
 
 /// The two sides of a join, with the columns that are to be equal among theirs.
-struct Sides {
-    left: Input,
-    right: Input,
-    kind: JoinKind,
+pub(super) struct Sides {
+    pub(super) left: Input,
+    pub(super) right: Input,
+    pub(super) kind: JoinKind,
 }
 
-/// One side: the columns of its relation, then keys that were computed.
-struct Input {
-    relation: Relation,
-    /// Columns of the relation itself.
-    columns: usize,
-    keys: Vec<usize>,
+/// One side: the columns that the join gives, then others that it needs.
+pub(super) struct Input {
+    pub(super) relation: Relation,
+    /// How many of its columns the join gives.
+    pub(super) columns: usize,
+    /// The columns that are to be equal.
+    pub(super) keys: Vec<usize>,
 }
 
 /// How far the times of two rows may lie apart: `left - right` in microseconds.
@@ -59,6 +61,15 @@ impl Lowering<'_> {
             JoinType::LeftAnti => JoinKind::LeftAnti,
             other => return Err(unsupported(&format!("a join of kind {other}"))),
         };
+        let residual: Vec<Expr> = join.filter.clone().map_or(Vec::new(), split_conjunction_owned);
+        if let Some(place) = residual.iter().position(|part| as_of::mention(part).is_some()) {
+            let mut rest = residual;
+            let mention = rest.remove(place);
+            let (time, condition) = as_of::mention(&mention).expect("it is one");
+            let on = join.on.iter().map(|(a, b)| a.clone().eq(b.clone()));
+            rest.extend(on);
+            return self.temporal_join(join, time, condition, rest);
+        }
         let left = self.relation(&join.left)?;
         let left = self.with_bounds(left)?;
         let right = self.relation(&join.right)?;
@@ -66,10 +77,6 @@ impl Lowering<'_> {
         if join.on.is_empty() {
             return Err(Error::new(code::SQL, "a join has no columns that are to be equal")
                 .hint("write JOIN … ON a.x = b.y AND …: rows are divided by what is equal"));
-        }
-        let residual: Vec<Expr> = join.filter.clone().map_or(Vec::new(), split_conjunction_owned);
-        if let Some(window) = equal_windows(self, &left, &right, &join.on)? {
-            return self.window_join(left, right, kind, join, window);
         }
         let appends = !left.updating && !right.updating;
         let is_plain = !matches!(kind, JoinKind::LeftSemi | JoinKind::LeftAnti);
@@ -90,7 +97,8 @@ impl Lowering<'_> {
         join: &Plan,
         residual: Vec<Expr>,
     ) -> Result<Relation> {
-        let on: Vec<String> = join.on.iter().map(|(left, right)| format!("{left} = {right}")).collect();
+        let on: Vec<String> =
+            join.on.iter().map(|(left, right)| format!("{left} = {right}")).collect();
         self.unbounded(format!("a join on {} keeps all rows of both sides", on.join(" AND ")));
         let takes_back = match kind {
             JoinKind::Inner | JoinKind::LeftSemi => left.updating || right.updating,
@@ -153,7 +161,7 @@ impl Lowering<'_> {
     }
 
     /// The rows that the join of a stage sets apart.
-    fn late(&mut self, given: &Relation, schema: SchemaRef) {
+    pub(super) fn late(&mut self, given: &Relation, schema: SchemaRef) {
         self.sides.push(Side { stage: given.stage, operator: 0, port: LATE, schema });
     }
 
@@ -169,7 +177,7 @@ impl Lowering<'_> {
         Ok(Sides { left: self.keyed(left, &lefts)?, right: self.keyed(right, &rights)?, kind })
     }
 
-    fn keyed(&mut self, relation: Relation, keys: &[&Expr]) -> Result<Input> {
+    pub(super) fn keyed(&mut self, relation: Relation, keys: &[&Expr]) -> Result<Input> {
         let columns = relation.origins.len();
         let mut places = Vec::new();
         let mut computed: Vec<&Expr> = Vec::new();
@@ -202,11 +210,15 @@ impl Lowering<'_> {
         let (stage, id) = self.forward(&relation, &text, calc(schema.inner(), exprs));
         let mut origins = relation.origins.clone();
         origins.resize(schema.fields().len(), Origin::Plain);
-        Ok(Input { relation: Relation { stage, id, schema, origins, ..relation }, columns, keys: places })
+        Ok(Input {
+            relation: Relation { stage, id, schema, origins, ..relation },
+            columns,
+            keys: places,
+        })
     }
 
     /// A stage of a join behind exchanges by the keys, and the columns of the statement.
-    fn joined(
+    pub(super) fn joined(
         &mut self,
         sides: &Sides,
         join: &Plan,
@@ -261,7 +273,7 @@ impl Lowering<'_> {
 
 impl Sides {
     /// A condition over the columns of both, compiled.
-    fn residual(&self, parts: Vec<Expr>) -> Result<Option<Arc<dyn ScalarExpr>>> {
+    pub(super) fn residual(&self, parts: Vec<Expr>) -> Result<Option<Arc<dyn ScalarExpr>>> {
         let Some(condition) = conjunction(parts) else { return Ok(None) };
         let (left, right) = (&self.left.relation.schema, &self.right.relation.schema);
         let kind = match self.kind {
@@ -281,9 +293,10 @@ fn qualified(schema: &DFSchema) -> Vec<Qualified> {
     schema.iter().map(|(table, field)| (table.cloned(), Arc::clone(field))).collect()
 }
 
-fn df_schema(fields: Vec<Qualified>) -> Result<DFSchema> {
-    DFSchema::new_with_metadata(fields, Default::default())
-        .map_err(|error| Error::internal("the columns of a join cannot be told apart").caused_by(error))
+pub(super) fn df_schema(fields: Vec<Qualified>) -> Result<DFSchema> {
+    DFSchema::new_with_metadata(fields, Default::default()).map_err(|error| {
+        Error::internal("the columns of a join cannot be told apart").caused_by(error)
+    })
 }
 
 /// The bounds that two rows' times are said to keep, and the conditions that say something else.

@@ -2,7 +2,9 @@
 
 mod aggregate;
 mod columns;
+mod join;
 mod rank;
+mod temporal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,6 +52,9 @@ pub struct TimeColumn {
     pub column: usize,
     /// All columns that the watermark is computed of.
     pub needs: Vec<usize>,
+    /// The columns of the table's primary key, where it has one: its rows are versions then for joins
+    /// as of a time.
+    pub primary_key: Vec<usize>,
 }
 
 /// A statement as stages.
@@ -270,6 +275,7 @@ impl Lowering<'_> {
                 self.distinct(input)
             }
             LogicalPlan::Union(union) => self.union(union),
+            LogicalPlan::Join(join) => self.join(join),
             other => Err(unsupported(other)),
         }
     }
@@ -294,7 +300,8 @@ impl Lowering<'_> {
             Some(known) => known.clone(),
             None => {
                 let mut columns = self.scans[&table].clone();
-                columns.extend(time.iter().flat_map(|time| time.needs.iter().copied()));
+                let needs = time.iter().flat_map(|time| time.needs.iter().chain(&time.primary_key));
+                columns.extend(needs.copied());
                 let columns: Vec<usize> = columns.into_iter().collect();
                 let (source, watermark) = self.catalog.source(&table, &columns)?;
                 self.stages.push(StagePlan {
@@ -607,7 +614,6 @@ fn unaliased(expr: &Expr) -> &Expr {
 
 fn unsupported(plan: &LogicalPlan) -> Error {
     let what = match plan {
-        LogicalPlan::Join(_) => "a join",
         LogicalPlan::Sort(_) => "ORDER BY",
         LogicalPlan::Limit(_) => "LIMIT",
         LogicalPlan::Window(_) => "OVER",
