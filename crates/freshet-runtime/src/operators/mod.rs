@@ -15,6 +15,6 @@ pub use assign_windows::AssignWindows;
 pub use calc::{Calc, Columns};
 pub use deduplicate::Deduplicate;
 pub use group_aggregate::GroupAggregate;
-pub use join::{IntervalJoin, Join, JoinKind};
+pub use join::{IntervalJoin, Join, JoinKind, TemporalJoin, WindowJoin};
 pub use session_aggregate::SessionAggregate;
 pub use window_aggregate::{WindowAggregate, Windows};

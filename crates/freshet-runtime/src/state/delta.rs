@@ -48,6 +48,21 @@ impl Delta {
         self.push(entry, false)
     }
 
+    /// Sets what `entry.key` holds to `entry.value` and what `write` appends to it.
+    pub(crate) fn set_written(
+        &mut self,
+        entry: Entry<'_>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        self.push(entry, false)?;
+        let before = self.bytes.len();
+        write(&mut self.bytes)?;
+        let more = size(self.bytes.len() - before)?;
+        let place = self.places.last_mut().expect("it was pushed");
+        place.value = size(place.value as usize + more as usize)?;
+        Ok(())
+    }
+
     /// Says that `key` holds nothing any more.
     pub fn remove(&mut self, group: KeyGroup, table: u8, key: &[u8]) -> Result<()> {
         self.push(Entry { group, table, key, expires: EventTime::MAX, value: &[] }, true)

@@ -8,8 +8,10 @@ mod interval;
 mod progress;
 mod regular;
 mod sides;
+mod temporal;
 #[cfg(test)]
 mod testing;
+mod window;
 
 use std::sync::Arc;
 
@@ -21,6 +23,8 @@ use freshet_core::{Error, Result, error::code};
 
 pub use interval::IntervalJoin;
 pub use regular::Join;
+pub use temporal::TemporalJoin;
+pub use window::WindowJoin;
 
 /// Rows of a batch that a join gives, and candidates that a condition is evaluated over at once.
 const BATCH_ROWS: usize = 8192;
@@ -30,6 +34,9 @@ const CALL_ROWS: usize = 4 * BATCH_ROWS;
 
 /// The side of input 0.
 const LEFT: usize = 0;
+
+/// The side of input 1.
+const RIGHT: usize = 1;
 
 /// Which rows a join gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

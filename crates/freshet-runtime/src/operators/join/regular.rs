@@ -191,7 +191,7 @@ impl Operator for Running {
             self.sides.forget(pending.slots);
         }
         for store in &mut self.sides.stores {
-            store.maintain()?;
+            while store.maintain()? {}
         }
         Ok(Flow::Done)
     }

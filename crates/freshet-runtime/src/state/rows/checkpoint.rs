@@ -67,7 +67,6 @@ impl RowStore {
         let table = self.options.table;
         let mut key = self.options.prefix.clone();
         let prefix = key.len();
-        let mut value = Vec::new();
         while delta.bytes() < enough {
             let Some(frozen) = self.frozen.front_mut() else { return Ok(true) };
             let mut name = |number: u64, kind: u8| {
@@ -80,16 +79,19 @@ impl RowStore {
                 Frozen::Rows(fresh) => {
                     let segment = fresh.segments.pop().zip(fresh.marks.pop());
                     if let Some((segment, marks)) = segment {
-                        value.clear();
                         let start = (segment.start - fresh.start) as usize;
-                        codec::encode(&fresh.batch.slice(start, segment.len as usize), &mut value)?;
-                        value.extend(marks.unwrap_or_default());
-                        delta.set(Entry {
+                        let rows = fresh.batch.slice(start, segment.len as usize);
+                        let entry = Entry {
                             group: segment.group,
                             table,
                             key: &name(segment.number, ROWS),
                             expires: EventTime(segment.expires),
-                            value: &value,
+                            value: &[],
+                        };
+                        delta.set_written(entry, |into| {
+                            codec::encode(&rows, into)?;
+                            into.extend(marks.unwrap_or_default());
+                            Ok(())
                         })?;
                         continue;
                     }

@@ -460,13 +460,13 @@ impl RowStore {
         first.filter(|first| *first < i64::MAX)
     }
 
-    /// Writes a chunk of which little is left behind all others, if there is any. The names of its
-    /// rows change: nobody may hold one.
-    pub(crate) fn maintain(&mut self) -> Result<()> {
-        let Some(slot) = self.sparse.pop() else { return Ok(()) };
-        let Some(chunk) = &self.chunks[slot as usize] else { return Ok(()) };
+    /// Writes a chunk of which little is left behind all others; `false` where there is none. The
+    /// names of its rows change: nobody may hold one.
+    pub(crate) fn maintain(&mut self) -> Result<bool> {
+        let Some(slot) = self.sparse.pop() else { return Ok(false) };
+        let Some(chunk) = &self.chunks[slot as usize] else { return Ok(true) };
         if chunk.live == 0 || chunk.live as usize * 4 > chunk.len() || Some(slot) == self.open {
-            return Ok(());
+            return Ok(true);
         }
         let base = slot << ROW_BITS;
         let rows = (0..chunk.len() as u32).filter(|row| chunk.links[*row as usize].key != DEAD);
@@ -501,7 +501,24 @@ impl RowStore {
                 contents.insert(&mut self.chunks, new);
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Puts the rows of each key into the order of their times, the latest first.
+    pub(crate) fn sort_by_time(&mut self) {
+        for key in 0..self.chains.len() as u32 {
+            let mut rows: Vec<RowRef> = self.of(key).collect();
+            if rows.is_sorted_by(|before, row| self.time(*before) >= self.time(*row)) {
+                continue;
+            }
+            self.prune(key);
+            rows.sort_by_key(|row| std::cmp::Reverse(self.time(*row)));
+            self.chains[key as usize].head = rows[0];
+            for pair in rows.windows(2) {
+                self.set_next(pair[0], pair[1]);
+            }
+            self.set_next(rows[rows.len() - 1], NONE);
+        }
     }
 
     /// Puts what rows of a chunk became into their places in a key's chain.
