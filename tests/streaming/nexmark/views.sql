@@ -1,40 +1,40 @@
 -- The suite's views of its one topic. `dateTime` is the computed time of tables.json.
 CREATE VIEW person AS
 SELECT
-    person.id,
-    person.name,
-    person.emailAddress,
-    person.creditCard,
-    person.city,
-    person.state,
+    person.id AS id,
+    person.name AS name,
+    person.`emailAddress` AS `emailAddress`,
+    person.`creditCard` AS `creditCard`,
+    person.city AS city,
+    person.state AS state,
     `dateTime`,
-    person.extra
+    person.extra AS extra
 FROM events
 WHERE event_type = 0;
 
 CREATE VIEW auction AS
 SELECT
-    auction.id,
-    auction.itemName,
-    auction.description,
-    auction.initialBid,
-    auction.reserve,
+    auction.id AS id,
+    auction.`itemName` AS `itemName`,
+    auction.description AS description,
+    auction.`initialBid` AS `initialBid`,
+    auction.reserve AS reserve,
     `dateTime`,
-    auction.expires,
-    auction.seller,
-    auction.category,
-    auction.extra
+    auction.expires AS expires,
+    auction.seller AS seller,
+    auction.category AS category,
+    auction.extra AS extra
 FROM events
 WHERE event_type = 1;
 
 CREATE VIEW bid AS
 SELECT
-    bid.auction,
-    bid.bidder,
-    bid.price,
-    bid.channel,
-    bid.url,
+    bid.auction AS auction,
+    bid.bidder AS bidder,
+    bid.price AS price,
+    bid.channel AS channel,
+    bid.url AS url,
     `dateTime`,
-    bid.extra
+    bid.extra AS extra
 FROM events
 WHERE event_type = 2;

@@ -76,6 +76,10 @@ pub struct Stream {
     pub time: usize,
     /// Microseconds that the watermark stays behind.
     pub delay: i64,
+    /// The columns that name a row, where it has versions.
+    pub primary_key: Vec<usize>,
+    /// Rows that are never read together with those before them.
+    pub cuts: Vec<usize>,
 }
 
 /// The streams of a test by name.
@@ -102,7 +106,8 @@ struct Catalog<'a> {
 impl StreamCatalog for Catalog<'_> {
     fn time(&self, table: &str) -> Result<Option<TimeColumn>> {
         let column = self.streams[table].time;
-        Ok(Some(TimeColumn { column, needs: vec![column] }))
+        let primary_key = self.streams[table].primary_key.clone();
+        Ok(Some(TimeColumn { column, needs: vec![column], primary_key }))
     }
 
     fn source(
@@ -110,13 +115,14 @@ impl StreamCatalog for Catalog<'_> {
         table: &str,
         projection: &[usize],
     ) -> Result<(Arc<dyn JobSource>, Option<WatermarkSpec>)> {
-        let Stream { partitions, time, delay } = &self.streams[table];
+        let Stream { partitions, time, delay, cuts, .. } = &self.streams[table];
         let time = projection.iter().position(|column| column == time).expect("the time is needed");
         let expr = Arc::new(Delayed(time, *delay));
         Ok((
             Arc::new(BatchSource {
                 partitions: Arc::clone(partitions),
                 projection: projection.to_vec(),
+                cuts: cuts.clone(),
                 chance: self.chance.clone(),
             }),
             Some(WatermarkSpec { expr, idle_after: None }),
@@ -183,7 +189,13 @@ async fn batch_result(partitions: &[RecordBatch], sql: &str) -> Vec<String> {
 }
 
 fn orders_stream(partitions: &Arc<Vec<RecordBatch>>) -> Streams {
-    let stream = Stream { partitions: Arc::clone(partitions), time: 0, delay: 2 * SECOND };
+    let stream = Stream {
+        partitions: Arc::clone(partitions),
+        time: 0,
+        delay: 2 * SECOND,
+        primary_key: vec![1],
+        cuts: Vec::new(),
+    };
     Streams::new(BTreeMap::from([("orders".into(), stream)]))
 }
 
@@ -405,6 +417,65 @@ fn times_that_lie_near_are_joined() {
         "select date_bin(interval '10 seconds', a.at) w, count(*)
          from orders a join orders b on a.city = b.city and b.at between a.at and a.at + interval '1 second'
          group by w",
+    );
+}
+
+#[test]
+fn windows_that_are_equal_are_joined() {
+    let of = |kind: &str, filter: &str| {
+        format!(
+            "select city, window_start, window_end, count(*) n
+             from table({kind}(table orders, descriptor(at), interval '5' second {more})) where {filter}
+             group by city, window_start, window_end",
+            more = if kind == "hop" { ", interval '15' second" } else { "" },
+        )
+    };
+    let batch = |kind: &str, filter: &str| {
+        match kind {
+        "hop" => format!(
+            "select city, s + k - interval '15 seconds' window_start, s + k window_end, count(*) n
+             from (select *, date_bin(interval '5 seconds', at) as s from orders) o,
+                  (values (interval '5 seconds'), (interval '10 seconds'), (interval '15 seconds')) as steps(k)
+             where {filter} group by city, s + k"
+        ),
+        _ => format!(
+            "select city, date_bin(interval '5 seconds', at) window_start,
+                    date_bin(interval '5 seconds', at) + interval '5 seconds' window_end, count(*) n
+             from orders where {filter} group by city, window_start"
+        ),
+    }
+    };
+    for (kind, join) in [("tumble", "join"), ("tumble", "full join"), ("hop", "left join")] {
+        let joined = |a: String, b: String| {
+            format!(
+                "select a.city, a.window_start, b.window_end, a.n, b.n from ({a}) a {join} ({b}) b
+                 on a.city = b.city and a.window_start = b.window_start and a.window_end = b.window_end"
+            )
+        };
+        check(
+            &joined(of(kind, "amount > 300"), of(kind, "price > 0")),
+            &joined(batch(kind, "amount > 300"), batch(kind, "price > 0")),
+        );
+    }
+    // Nothing is equal but the windows; what is greatest is grouped by them again.
+    let most = |all: String| {
+        format!(
+            "select a.city, a.n, a.window_end from ({all}) a join (
+                 select max(n) most, window_end from ({all}) group by window_end, window_start
+             ) b on a.window_end = b.window_end and a.n >= b.most"
+        )
+    };
+    check(&most(of("hop", "true")), &most(batch("hop", "true")));
+    // The last row in the arrival of a time counts as its version: those with equal times are left out.
+    let unique = "select *, count(*) over (partition by city, at) same from orders";
+    check(
+        "select window_start, count(*) from table(tumble(
+             (select a.at, b.amount from orders a left join orders for system_time as of a.at as b
+                 on a.city = b.city where a.city is not null),
+             descriptor(at), interval '10' second)) group by window_start, window_end",
+        &format!(
+            "select date_bin(interval '10 seconds', at) w, count(*) from ({unique}) where city is not null group by w"
+        ),
     );
 }
 

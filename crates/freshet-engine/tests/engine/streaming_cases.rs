@@ -14,7 +14,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::json::ReaderBuilder;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::datasource::ViewTable;
+use datafusion::datasource::{MemTable, ViewTable};
 use datafusion::prelude::SessionContext;
 use freshet_core::error::code;
 use freshet_engine::session::register;
@@ -36,8 +36,21 @@ const SUPPORTED: &[&str] = &[
     "joins/left",
     "joins/left_residual",
     "joins/right",
+    "joins/temporal",
+    "joins/temporal_left",
     "joins/three",
     "joins/window_over_interval",
+    "late/cumulate",
+    "late/hop",
+    "late/no_window",
+    "late/session",
+    "late/tumble",
+    "nexmark/q0",
+    "nexmark/q1",
+    "nexmark/q20",
+    "nexmark/q3",
+    "nexmark/q5",
+    "nexmark/q8",
     "updating/count_distinct",
     "updating/decimals",
     "updating/dedup_first",
@@ -71,7 +84,7 @@ const SUPPORTED: &[&str] = &[
 ];
 
 /// Groups whose cases need no more than their tables.
-const GROUPS: &[&str] = &["joins", "updating", "windows"];
+const GROUPS: &[&str] = &["joins", "late", "nexmark", "updating", "windows"];
 
 fn root() -> PathBuf {
     let manifest = std::env::var("CARGO_MANIFEST_DIR").expect("cargo runs this");
@@ -88,7 +101,11 @@ fn nearest(case: &Path, name: &str) -> Option<PathBuf> {
     places.into_iter().find(|place| place.exists())
 }
 
-fn data_type(name: &str) -> DataType {
+fn data_type(of: &Value) -> DataType {
+    let name = match of {
+        Value::Object(_) => return DataType::Struct(fields(of).into()),
+        of => of.as_str().expect("a type"),
+    };
     match name {
         "BIGINT" => DataType::Int64,
         "INT" => DataType::Int32,
@@ -106,32 +123,64 @@ fn data_type(name: &str) -> DataType {
     }
 }
 
-fn tables(case: &Path) -> BTreeMap<String, Stream> {
+fn fields(columns: &Value) -> Vec<Field> {
+    let columns = columns.as_object().expect("columns by name").iter();
+    columns.map(|(name, of)| Field::new(name, data_type(of), true)).collect()
+}
+
+async fn tables(case: &Path) -> BTreeMap<String, Stream> {
     let tables = nearest(case, "tables.json").expect("a case has tables");
-    let tables: Value = serde_json::from_str(&read(&tables)).expect("it is JSON");
+    let declared: Value = serde_json::from_str(&read(&tables)).expect("it is JSON");
     let input = nearest(case, "input").expect("a case has input");
-    let tables = tables.as_object().expect("tables by name").iter();
-    let table = |(name, table): (&String, &Value)| {
-        let columns = table["columns"].as_object().expect("columns by name").iter();
-        let fields: Vec<_> = columns
-            .map(|(name, of)| Field::new(name, data_type(of.as_str().expect("a type")), true))
-            .collect();
-        let schema: SchemaRef = Arc::new(Schema::new(fields));
-        let rows = rows(&input.join(format!("{name}.ndjson")), &schema);
+    let mut tables = BTreeMap::new();
+    for (name, table) in declared.as_object().expect("tables by name") {
+        let schema: SchemaRef = Arc::new(Schema::new(fields(&table["columns"])));
+        // In one piece, or in phases.
+        let whole = input.join(format!("{name}.ndjson"));
+        let files: Vec<PathBuf> = match whole.exists() {
+            true => vec![whole],
+            false => {
+                let phase = |phase: usize| input.join(format!("{name}.{phase}.ndjson"));
+                (0..).map(phase).take_while(|file| file.exists()).collect()
+            }
+        };
+        let phases: Vec<RecordBatch> = files.iter().map(|file| rows(file, &schema)).collect();
+        let rows = phases.iter().map(RecordBatch::num_rows).scan(0, |sum, rows| {
+            *sum += rows;
+            Some(*sum)
+        });
+        let cuts = rows.collect();
+        let mut all = concat_batches(&schema, &phases).expect("one schema");
         let time = table["event_time"].as_str().expect("a column");
+        if let Some(computed) = table["event_time_sql"].as_str() {
+            all = with_column(all, computed, time).await;
+        }
+        let column = |name: &str| all.schema().index_of(name).expect("it has the column");
         let delay = table["watermark"].as_str().expect("a span");
         let seconds: i64 = delay
             .split_once(' ')
             .and_then(|(number, _)| number.parse().ok())
             .expect("a number of seconds");
+        let key = table["primary_key"].as_array().into_iter().flatten();
         let stream = Stream {
-            partitions: Arc::new(vec![rows]),
-            time: schema.index_of(time).expect("it has the column"),
+            time: column(time),
             delay: seconds * 1_000_000,
+            primary_key: key.map(|name| column(name.as_str().expect("a name"))).collect(),
+            cuts,
+            partitions: Arc::new(vec![all]),
         };
-        (name.clone(), stream)
-    };
-    tables.map(table).collect()
+        tables.insert(name.clone(), stream);
+    }
+    tables
+}
+
+async fn with_column(rows: RecordBatch, sql: &str, name: &str) -> RecordBatch {
+    let context = context();
+    let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).expect("one schema");
+    register(&context, "main", "given", Arc::new(table)).expect("it registers");
+    let frame = context.sql(&format!("SELECT *, {sql} AS \"{name}\" FROM given")).await;
+    let batches = frame.expect("it is planned").collect().await.expect("it is computed");
+    concat_batches(&batches[0].schema(), &batches).expect("one schema")
 }
 
 fn rows(path: &Path, schema: &SchemaRef) -> RecordBatch {
@@ -235,7 +284,7 @@ async fn cases_are_answered_as_duckdb_answers_them_or_refused() {
         cases.sort_unstable();
         for case in cases.iter().filter(|case| case.join("query.sql").exists()) {
             let name = format!("{group}/{}", case.file_name().expect("a name").to_string_lossy());
-            let streams = tables(case);
+            let streams = tables(case).await;
             let context = context();
             register_all(&context, case, &streams).await;
             let query = read(&case.join("query.sql"));

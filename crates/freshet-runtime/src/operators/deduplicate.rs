@@ -1,15 +1,17 @@
 //! The first row of each key in some order: `ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) = 1`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::SortOptions;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use arrow::row::{RowConverter, SortField};
 use freshet_core::clock::Clock;
 use freshet_core::{Error, Result, error::code};
 
 use super::expiry::Expiry;
+use super::window_aggregate::no_time;
 use crate::keys::{KeyEncoder, KeyMap};
 use crate::operator::{Counts, Flow, Operator, OperatorContext, OperatorSpec, Out, StateSize};
 use crate::state::{Changes, Delta, Entry, KeyGroups};
@@ -28,6 +30,10 @@ const PIECE: usize = 256;
 /// is the first one now. What a key came to is given when rows have run dry for the moment or enough
 /// has gathered. Of rows that are equal in the order, the one that arrived first is the first. Rows
 /// are inserts.
+///
+/// Where the order is that of the rows' time, nothing need be taken back ([`Self::settled`]): the first
+/// row of a key is given when the watermark has come to its time, in the order of times, and what follows
+/// is only counted.
 #[derive(Debug, Clone)]
 pub struct Deduplicate {
     /// The columns of the input.
@@ -36,6 +42,9 @@ pub struct Deduplicate {
     pub keys: Vec<usize>,
     /// The columns that say which row comes first; none keeps the one that arrived first.
     pub order: Vec<(usize, SortOptions)>,
+    /// The column of the rows' time, a timestamp in microseconds, by which they are ordered: rows are given
+    /// once it is certain that they are the first. `None` gives them at once.
+    pub settled: Option<usize>,
     /// How keys are divided.
     pub groups: KeyGroups,
     /// Microseconds of the time of day after which a key that no row came to is forgotten: its next
@@ -71,6 +80,7 @@ impl OperatorSpec for Deduplicate {
             spec: self.clone(),
             best: Vec::new(),
             held: 0,
+            due: BTreeSet::new(),
             pending: Vec::new(),
             marked: Vec::new(),
             changes: Changes::default(),
@@ -92,6 +102,8 @@ struct Running {
     best: Vec<Option<Best>>,
     /// Bytes of all of them.
     held: usize,
+    /// Keys by the time of their row, where it is still to be given.
+    due: BTreeSet<(i64, u32)>,
     /// Keys whose row changed since changes were last given, with the row that readers have.
     pending: Vec<(u32, Option<Best>)>,
     marked: Vec<bool>,
@@ -104,13 +116,27 @@ struct Running {
 /// The first row of a key so far: its place in the order, then the row, both as Arrow rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Best {
+    /// The row's time, where it is still to be given.
+    time: i64,
     order: u32,
+    /// Empty once the row was given for good.
     bytes: Box<[u8]>,
 }
 
 impl Best {
-    fn new(order: &[u8], row: &[u8]) -> Self {
-        Self { order: order.len() as u32, bytes: [order, row].concat().into() }
+    /// The row was given for good.
+    const GIVEN: i64 = i64::MIN;
+
+    fn new(time: i64, order: &[u8], row: &[u8]) -> Self {
+        Self { time, order: order.len() as u32, bytes: [order, row].concat().into() }
+    }
+
+    fn given() -> Self {
+        Self { time: Self::GIVEN, order: 0, bytes: Box::default() }
+    }
+
+    fn is_given(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     fn order(&self) -> &[u8] {
@@ -141,11 +167,18 @@ impl Operator for Running {
         if let Some(expiry) = &mut self.expiry {
             expiry.seen(&slots, self.clock.now_micros());
         }
+        let times = self.spec.settled.map(|time| {
+            Arc::clone(batch.column(time)).as_primitive::<TimestampMicrosecondType>().clone()
+        });
+        if times.as_ref().is_some_and(|times| times.null_count() > 0) {
+            return Err(no_time());
+        }
         let mut rows = None;
         for (row, slot) in slots.iter().enumerate() {
             let own = order.as_ref().map(|order| order.row(row));
             let own = own.as_ref().map_or(&[][..], |own| own.as_ref());
-            let is_first = self.best[*slot as usize].as_ref().is_none_or(|best| own < best.order());
+            let best = self.best[*slot as usize].as_ref();
+            let is_first = best.is_none_or(|best| !best.is_given() && own < best.order());
             self.deduplicated += u64::from(new.binary_search(&(row as u32)).is_err());
             if !is_first {
                 continue;
@@ -157,10 +190,37 @@ impl Operator for Running {
                     none.insert(self.rows.convert_columns(batch.columns()).map_err(arrow_error)?)
                 }
             };
-            let best = Best::new(own, rows.row(row).as_ref());
+            let time = times.as_ref().map_or(0, |times| times.value(row));
+            let best = Best::new(time, own, rows.row(row).as_ref());
             self.replace(*slot, best)?;
         }
         Ok(Flow::Done)
+    }
+
+    fn on_watermark(&mut self, watermark: EventTime, out: &mut Out<'_>) -> Result<EventTime> {
+        let mut certain = Vec::new();
+        while let Some((time, slot)) = self.due.first().copied() {
+            if time > watermark.0 {
+                break;
+            }
+            self.due.pop_first();
+            certain.push(slot);
+        }
+        for slots in certain.chunks(BATCH_ROWS) {
+            let mut rows = Vec::with_capacity(slots.len());
+            for slot in slots {
+                self.touch(*slot)?;
+                let best = self.best[*slot as usize].replace(Best::given());
+                rows.extend(best);
+            }
+            self.held -= rows.iter().map(|best| best.bytes.len()).sum::<usize>();
+            let parser = self.rows.parser();
+            let columns = rows.iter().map(|best| parser.parse(best.row()));
+            let columns = self.rows.convert_rows(columns).map_err(arrow_error)?;
+            let batch = RecordBatch::try_new(Arc::clone(&self.spec.input), columns);
+            out.rows(Rows::inserts(batch.map_err(arrow_error)?))?;
+        }
+        Ok(watermark)
     }
 
     fn deadline(&self) -> Option<i64> {
@@ -170,7 +230,16 @@ impl Operator for Running {
     fn on_time(&mut self, now: i64, out: &mut Out<'_>) -> Result<()> {
         self.flush(out)?;
         let expired = self.expiry.as_mut().map(|expiry| expiry.expired(now)).unwrap_or_default();
-        expired.into_iter().try_for_each(|slot| self.forget(slot))
+        for slot in expired {
+            let best = self.best[slot as usize].as_ref();
+            if best.is_some_and(|best| self.due.contains(&(best.time, slot))) {
+                // It is still to be given: its time begins then.
+                self.expiry.iter_mut().for_each(|expiry| expiry.seen(&[slot], now));
+                continue;
+            }
+            self.forget(slot)?;
+        }
+        Ok(())
     }
 
     fn flush(&mut self, out: &mut Out<'_>) -> Result<()> {
@@ -235,13 +304,17 @@ impl Operator for Running {
             let slot = self.keys.read(entry.key)?;
             self.resize();
             let (seen, rest) = entry.value.split_first_chunk::<8>().ok_or_else(damaged)?;
+            let (time, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
             let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
             let length = u32::from_le_bytes(*length) as usize;
             let (order, row) = rest.split_at_checked(length).ok_or_else(damaged)?;
             if let Some(expiry) = &mut self.expiry {
                 expiry.seen(&[slot], i64::from_le_bytes(*seen));
             }
-            let best = Best::new(order, row);
+            let best = Best::new(i64::from_le_bytes(*time), order, row);
+            if self.spec.settled.is_some() && !best.is_given() {
+                self.due.insert((best.time, slot));
+            }
             self.held += best.bytes.len();
             self.best[slot as usize] = Some(best);
         }
@@ -271,9 +344,17 @@ impl Running {
         self.touch(slot)?;
         let place = slot as usize;
         self.held += best.bytes.len();
+        let time = best.time;
         let before = self.best[place].replace(best);
+        if self.spec.settled.is_some() {
+            if let Some(before) = &before {
+                self.due.remove(&(before.time, slot));
+            }
+            self.due.insert((time, slot));
+        }
         self.held -= before.as_ref().map_or(0, |before| before.bytes.len());
-        if !std::mem::replace(&mut self.marked[place], true) {
+        let waits = self.spec.settled.is_some();
+        if !waits && !std::mem::replace(&mut self.marked[place], true) {
             self.pending.push((slot, before));
         }
         Ok(())
@@ -302,6 +383,7 @@ impl Running {
         self.keys.write(slot, &mut key);
         let seen = self.expiry.as_ref().map_or(0, |expiry| expiry.last(slot));
         value.extend_from_slice(&seen.to_le_bytes());
+        value.extend_from_slice(&best.time.to_le_bytes());
         value.extend_from_slice(&best.order.to_le_bytes());
         value.extend_from_slice(&best.bytes);
         let group = self.spec.groups.group(self.keys.hash(slot));
@@ -316,8 +398,10 @@ impl Running {
         self.keys.write(slot, &mut key);
         let group = self.spec.groups.group(self.keys.hash(slot));
         self.changes.removed().remove(group, 0, &key)?;
-        let best = self.best[slot as usize].take();
-        self.held -= best.map_or(0, |best| best.bytes.len());
+        if let Some(best) = self.best[slot as usize].take() {
+            self.held -= best.bytes.len();
+            self.due.remove(&(best.time, slot));
+        }
         self.keys.remove(slot);
         Ok(())
     }

@@ -21,6 +21,8 @@ pub struct BatchSource {
     pub partitions: Arc<Vec<RecordBatch>>,
     /// The columns that are given.
     pub projection: Vec<usize>,
+    /// Rows that are never given together with those before them, ascending.
+    pub cuts: Vec<usize>,
     /// How large pieces are.
     pub chance: Chance,
 }
@@ -65,8 +67,10 @@ impl Feed for BatchFeed {
             return Ok(Fed::End);
         }
         let split = ready[self.source.chance.below(ready.len())];
-        let count = 1 + self.source.chance.below(left(&self.splits[split]).min(50));
         let (partition, next) = self.splits[split];
+        let cut = self.source.cuts.iter().find(|cut| **cut > next);
+        let left = cut.map_or(left(&self.splits[split]), |cut| cut - next);
+        let count = 1 + self.source.chance.below(left.min(50));
         let rows = batches[partition].slice(next, count);
         let rows = rows.project(&self.source.projection).expect("columns that there are");
         self.splits[split].1 += count;

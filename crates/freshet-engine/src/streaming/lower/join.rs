@@ -13,10 +13,10 @@ use freshet_core::scalar::ScalarExpr;
 use freshet_core::{Error, Result};
 use freshet_runtime::exchange::Partitioning;
 use freshet_runtime::operator::{LATE, MAIN, OperatorSpec};
-use freshet_runtime::operators::{IntervalJoin, Join, JoinKind};
+use freshet_runtime::operators::{IntervalJoin, Join, JoinKind, WindowJoin};
 use freshet_runtime::plan::{EdgePlan, StageInput, StagePlan};
 
-use super::columns::Place;
+use super::columns::{Place, Shifted};
 use super::{Lowering, Origin, Relation, Side, calc, unaliased};
 use crate::streaming::as_of;
 use crate::streaming::expr::compile;
@@ -77,6 +77,9 @@ impl Lowering<'_> {
         if join.on.is_empty() {
             return Err(Error::new(code::SQL, "a join has no columns that are to be equal")
                 .hint("write JOIN … ON a.x = b.y AND …: rows are divided by what is equal"));
+        }
+        if let Some(window) = equal_windows(self, &left, &right, &join.on) {
+            return self.window_join(left, right, kind, join, window, residual);
         }
         let appends = !left.updating && !right.updating;
         let is_plain = !matches!(kind, JoinKind::LeftSemi | JoinKind::LeftAnti);
@@ -158,6 +161,109 @@ impl Lowering<'_> {
         let given = self.joined(&sides, join, Arc::new(operator), origins)?;
         self.late(&given, Arc::clone(sides.left.relation.schema.inner()));
         Ok(given)
+    }
+
+    fn window_join(
+        &mut self,
+        left: Relation,
+        right: Relation,
+        kind: JoinKind,
+        join: &Plan,
+        window: EqualWindows,
+        residual: Vec<Expr>,
+    ) -> Result<Relation> {
+        let EqualWindows { left: of_left, right: of_right, by_end } = window;
+        let is_bound = |side: &Relation, number: usize, expr: &Expr| match unaliased(expr) {
+            Expr::Column(column) => {
+                side.schema.maybe_index_of_column(column).is_some_and(|place| {
+                    matches!(
+                        side.origins[place],
+                        Origin::Window(Bound::Start | Bound::End, of)
+                            | Origin::Closed(Bound::Start | Bound::End, of) if of == number
+                    )
+                })
+            }
+            _ => false,
+        };
+        let on: Vec<(Expr, Expr)> = join
+            .on
+            .iter()
+            .filter(|(a, b)| !is_bound(&left, of_left, a) || !is_bound(&right, of_right, b))
+            .cloned()
+            .collect();
+        let columns = (left.origins.len(), right.origins.len());
+        let (left, mut left_window) = self.bounded(left, of_left)?;
+        let (right, mut right_window) = self.bounded(right, of_right)?;
+        if by_end {
+            (left_window[0], right_window[0]) = (left_window[1], right_window[1]);
+        }
+        let mut sides = self.sides(left, right, kind, &on)?;
+        (sides.left.columns, sides.right.columns) = columns;
+        if on.is_empty() {
+            // Rows are divided by their windows then.
+            sides.left.keys = vec![left_window[1]];
+            sides.right.keys = vec![right_window[1]];
+        }
+        let operator = WindowJoin {
+            kind,
+            left: Arc::clone(sides.left.relation.schema.inner()),
+            right: Arc::clone(sides.right.relation.schema.inner()),
+            left_keys: sides.left.keys.clone(),
+            right_keys: sides.right.keys.clone(),
+            left_window,
+            right_window,
+            residual: sides.residual(residual)?,
+            groups: self.options.groups,
+        };
+        // Bounds stay bounds, those of a side that may be null apart.
+        let same = |origin: Origin| match origin {
+            Origin::Window(bound, number) => Origin::Closed(bound, number),
+            Origin::Partition(_) => Origin::Plain,
+            other => other,
+        };
+        let plain = |_: Origin| Origin::Plain;
+        let origins: [fn(Origin) -> Origin; 2] = match kind {
+            JoinKind::Left => [same, plain],
+            JoinKind::Right => [plain, same],
+            JoinKind::Full => [plain, plain],
+            _ => [same, same],
+        };
+        let given = self.joined(&sides, join, Arc::new(operator), origins)?;
+        self.late(&given, Arc::clone(sides.left.relation.schema.inner()));
+        Ok(given)
+    }
+
+    /// A relation with both bounds of its window among its columns, and their places.
+    fn bounded(&mut self, relation: Relation, number: usize) -> Result<(Relation, [usize; 2])> {
+        let place = |wanted: Bound| {
+            relation.origins.iter().position(|origin| match origin {
+                Origin::Window(bound, of) | Origin::Closed(bound, of) => {
+                    (*bound, *of) == (wanted, number)
+                }
+                _ => false,
+            })
+        };
+        let size = self.windows[number].windows.size();
+        let columns = relation.origins.len();
+        let (added, window) = match (place(Bound::Start), place(Bound::End)) {
+            (Some(start), Some(end)) => return Ok((relation, [start, end])),
+            // Windows of one size.
+            (Some(start), None) => (Shifted(start, size), [start, columns]),
+            (None, Some(end)) => (Shifted(end, -size), [columns, end]),
+            (None, None) => return Err(Error::internal("rows without a window are joined by it")),
+        };
+        let mut fields = qualified(&relation.schema);
+        let name = format!("freshet bound of {}", relation.id);
+        fields.push((None, Arc::new(Field::new(name, windows::TIME, true))));
+        let mut exprs: Vec<Arc<dyn ScalarExpr>> =
+            (0..columns).map(|place| Arc::new(Place(place)) as _).collect();
+        exprs.push(Arc::new(added));
+        let schema = Arc::new(df_schema(fields)?);
+        let text = format!("bounds {window:?} {}", relation.id);
+        let (stage, id) = self.forward(&relation, &text, calc(schema.inner(), exprs));
+        let mut origins = relation.origins.clone();
+        origins.push(Origin::Plain);
+        Ok((Relation { stage, id, schema, origins, ..relation }, window))
     }
 
     /// The rows that the join of a stage sets apart.
@@ -418,15 +524,25 @@ fn span_of(value: &ScalarValue) -> Option<i64> {
     windows::scalar_span(value).ok().flatten()
 }
 
-/// The window that both sides are in, where the bounds of both are to be equal.
+/// Windows that rows of two sides are joined by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct EqualWindows {
+    left: usize,
+    right: usize,
+    /// Whether the ends alone are to be equal: windows that end together are whole together, whatever
+    /// their starts are.
+    by_end: bool,
+}
+
+/// The windows of the two sides, where bounds of both are to be equal.
 fn equal_windows(
     lowering: &Lowering<'_>,
     left: &Relation,
     right: &Relation,
     on: &[(Expr, Expr)],
-) -> Result<Option<usize>> {
+) -> Option<EqualWindows> {
     if left.updating || right.updating {
-        return Ok(None);
+        return None;
     }
     let bound = |side: &Relation, expr: &Expr| -> Option<(Bound, usize)> {
         let Expr::Column(column) = unaliased(expr) else { return None };
@@ -435,24 +551,26 @@ fn equal_windows(
             _ => None,
         }
     };
-    let mut equal = Vec::new();
-    for (a, b) in on {
-        if let (Some((a, of_a)), Some((b, of_b))) = (bound(left, a), bound(right, b)) {
-            let (x, y) = (&lowering.windows[of_a], &lowering.windows[of_b]);
-            if a == b && x.kind == y.kind && x.windows == y.windows {
-                equal.push((a, of_a));
-            }
+    let equal = |wanted: Bound| {
+        on.iter().find_map(|(a, b)| match (bound(left, a)?, bound(right, b)?) {
+            ((of_a, a), (of_b, b)) if (of_a, of_b) == (wanted, wanted) => Some((a, b)),
+            _ => None,
+        })
+    };
+    let same = |(a, b): (usize, usize)| {
+        let (a, b) = (&lowering.windows[a], &lowering.windows[b]);
+        a.kind == b.kind && a.windows == b.windows && matches!(a.kind, Kind::Tumble | Kind::Hop)
+    };
+    match (equal(Bound::Start), equal(Bound::End)) {
+        (Some(starts), Some(ends)) if starts == ends => {
+            Some(EqualWindows { left: ends.0, right: ends.1, by_end: false })
         }
-    }
-    let has = |bound| equal.iter().find(|(of, _)| *of == bound).map(|(_, number)| *number);
-    Ok(match (has(Bound::Start), has(Bound::End)) {
-        (Some(a), Some(b)) if a == b => Some(a),
-        (None, Some(number)) | (Some(number), None) => {
-            let kind = lowering.windows[number].kind;
-            matches!(kind, Kind::Tumble | Kind::Hop).then_some(number)
+        (None, Some((left, right))) => Some(EqualWindows { left, right, by_end: true }),
+        (Some((left, right)), None) if same((left, right)) => {
+            Some(EqualWindows { left, right, by_end: false })
         }
         _ => None,
-    })
+    }
 }
 
 fn unsupported(what: &str) -> Error {

@@ -74,7 +74,15 @@ impl Lowering<'_> {
             )
             .hint("deduplicate first, and aggregate or join what is left"));
         }
-        let deduplicated = self.deduplicate(&input, params)?;
+        // The first row by the stream's time is certain once the watermark has come to it.
+        let settles = match params.order_by.as_slice() {
+            [only] if only.asc => match unaliased(&only.expr) {
+                Expr::Column(column) => input.origins[input.index(column)?] == Origin::Time,
+                _ => false,
+            },
+            _ => false,
+        };
+        let deduplicated = self.deduplicate(&input, params, settles)?;
         // The columns of the input, then the row's number.
         let columns = (0..place).map(|place| Arc::new(Place(place)) as Arc<dyn ScalarExpr>);
         let exprs = columns.chain([Arc::new(One) as Arc<dyn ScalarExpr>]).collect();
@@ -85,8 +93,11 @@ impl Lowering<'_> {
             stage: deduplicated.0,
             id,
             schema: Arc::clone(&window.schema),
-            origins: vec![Origin::Plain; place + 1],
-            updating: true,
+            origins: match settles {
+                true => [input.origins, vec![Origin::Plain]].concat(),
+                false => vec![Origin::Plain; place + 1],
+            },
+            updating: !settles,
         };
         match conjunction(others.into_iter().cloned()) {
             Some(rest) => self.keep(relation, &rest),
@@ -98,6 +109,7 @@ impl Lowering<'_> {
         &mut self,
         input: &Relation,
         params: &WindowFunctionParams,
+        settles: bool,
     ) -> Result<(usize, String)> {
         if params.partition_by.is_empty() {
             let message = "ROW_NUMBER() without PARTITION BY keeps one row of all";
@@ -135,13 +147,14 @@ impl Lowering<'_> {
         let operator = Deduplicate {
             input: Arc::clone(&schema),
             keys: (0..keys).collect(),
+            settled: order.first().map(|(place, _)| *place).filter(|_| settles),
             order,
             groups: self.options.groups,
             ttl: self.options.state_ttl,
         };
         let by: Vec<String> = params.partition_by.iter().map(ToString::to_string).collect();
         self.unbounded(format!("ROW_NUMBER() = 1 keeps a row of each {}", by.join(", ")));
-        let text = format!("deduplicate {id}");
+        let text = format!("deduplicate {settles} {id}");
         let (stage, id) = self.exchanged((stage, &schema), keys, &text, Arc::new(operator));
         let exprs = (keys..keys + given).map(|place| Arc::new(Place(place)) as Arc<dyn ScalarExpr>);
         let calc = calc(input.schema.inner(), exprs.collect());

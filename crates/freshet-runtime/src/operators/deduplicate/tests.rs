@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{Int64Array, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
 use proptest::prelude::*;
 
 use super::*;
@@ -18,7 +18,8 @@ fn schema() -> SchemaRef {
 
 fn spec(descending: bool, ttl: Option<i64>) -> Deduplicate {
     let order = vec![(1, SortOptions { descending, nulls_first: descending })];
-    Deduplicate { input: schema(), keys: vec![0], order, groups: KeyGroups::default(), ttl }
+    let groups = KeyGroups::default();
+    Deduplicate { input: schema(), keys: vec![0], order, settled: None, groups, ttl }
 }
 
 type Record = (Option<i64>, Option<i64>, u32);
@@ -130,4 +131,103 @@ fn a_key_that_was_forgotten_is_new_again() {
     cluster.flush();
     let table = fold(&cluster.given, MAIN).expect("a changelog");
     assert_eq!(table.into_keys().collect::<Vec<_>>(), ["1,1,note 0", "1,2,note 1"]);
+}
+
+fn timed() -> Deduplicate {
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let fields = schema().fields().iter().map(|field| match field.name().as_str() {
+        "at" => field.as_ref().clone().with_data_type(time.clone()),
+        _ => field.as_ref().clone(),
+    });
+    let fields: Vec<Field> = fields.collect();
+    let input = Arc::new(Schema::new(fields));
+    Deduplicate { input, settled: Some(1), ..spec(false, None) }
+}
+
+fn timed_rows(records: &[Record]) -> Rows {
+    let rows = rows(records).into_batch();
+    let mut columns = rows.columns().to_vec();
+    columns[1] = arrow::compute::cast(&columns[1], timed().input.field(1).data_type()).expect("a time");
+    Rows::inserts(RecordBatch::try_new(timed().input, columns).expect("columns of the schema"))
+}
+
+#[derive(Debug, Clone)]
+enum Timed {
+    Push(Vec<(i64, i64)>),
+    Watermark(i64),
+    Cut,
+    Drain(usize),
+    Crash(usize),
+}
+
+proptest! {
+    /// Where rows wait for their time, each key's first one is given once, and nothing is taken back.
+    #[test]
+    fn the_first_row_is_given_when_it_is_certain(
+        steps in prop::collection::vec(prop_oneof![
+            6 => prop::collection::vec((0_i64..8, 1_i64..30), 1..6).prop_map(Timed::Push),
+            3 => (0_i64..10).prop_map(Timed::Watermark),
+            1 => Just(Timed::Cut),
+            2 => (1_usize..100).prop_map(Timed::Drain),
+            1 => (1_usize..5).prop_map(Timed::Crash),
+        ], 0..40),
+    ) {
+        let mut cluster =
+            Cluster::new(Arc::new(timed()), KeyGroups::default(), vec![(timed().input, vec![0])], 2);
+        let mut records: Vec<Record> = Vec::new();
+        let mut watermark = 0;
+        let mut saved = (records.clone(), cluster.given.clone(), watermark);
+        let mut cut = None;
+        for step in steps {
+            match step {
+                Timed::Push(pushed) => {
+                    let start = records.len();
+                    for (key, ahead) in pushed {
+                        records.push((Some(key), Some(watermark + ahead), records.len() as u32));
+                    }
+                    cluster.push(0, timed_rows(&records[start..]));
+                }
+                Timed::Watermark(by) => {
+                    watermark += by;
+                    cluster.watermark(watermark);
+                }
+                Timed::Cut => {
+                    if let Some(cut) = cut.take() {
+                        while !cluster.drain(50) {}
+                        saved = cut;
+                    }
+                    cluster.cut();
+                    cut = Some((records.clone(), cluster.given.clone(), watermark));
+                }
+                Timed::Drain(bytes) => {
+                    if cut.is_some() && cluster.drain(bytes) {
+                        saved = cut.take().expect("there is one");
+                    }
+                }
+                Timed::Crash(instances) => {
+                    (records, cluster.given, watermark) = saved.clone();
+                    cluster.restore(instances, EventTime(watermark));
+                    cut = None;
+                }
+            }
+        }
+        cluster.watermark(1_000_000);
+        let mut seen = std::collections::BTreeSet::new();
+        let mut notes = Vec::new();
+        for (_, rows) in &cluster.given.0 {
+            prop_assert!(rows.kinds().is_none(), "nothing is taken back");
+            let keys = rows.batch().column(0).as_primitive::<Int64Type>();
+            for (row, line) in crate::operators::testing::lines(rows).into_iter().enumerate() {
+                prop_assert!(seen.insert(keys.value(row)), "a key is given once");
+                notes.push(line.rsplit(',').next().expect("a note").to_owned());
+            }
+        }
+        let mut expected: Vec<String> = expected(&records, false)
+            .into_keys()
+            .map(|line| line.rsplit(',').next().expect("a note").to_owned())
+            .collect();
+        notes.sort_unstable();
+        expected.sort_unstable();
+        prop_assert_eq!(notes, expected);
+    }
 }
