@@ -62,7 +62,10 @@ impl ScalarUDFImpl for AsOf {
         Ok(DataType::Boolean)
     }
 
-    fn invoke_with_args(&self, _args: ScalarFunctionArgs) -> Result<ColumnarValue, DataFusionError> {
+    fn invoke_with_args(
+        &self,
+        _args: ScalarFunctionArgs,
+    ) -> Result<ColumnarValue, DataFusionError> {
         exec_err!("FOR SYSTEM_TIME AS OF stands in a stream's join alone")
     }
 }

@@ -328,7 +328,8 @@ impl StreamCatalog for Catalog {
         }
         let primary_key = table.primary_key.iter().map(|name| {
             schema.index_of(name).map_err(|_| {
-                let message = format!("source \"{}\" has no column \"{name}\" for its primary key", table.id);
+                let message =
+                    format!("source \"{}\" has no column \"{name}\" for its primary key", table.id);
                 Error::new(code::CONFIG, message).at(table.location.clone())
             })
         });

@@ -120,7 +120,9 @@ fn wrap_version(tokens: &mut Vec<TokenWithSpan>) {
             && keywords.iter().zip(&words).all(|(keyword, at)| {
                 matches!(&tokens[*at].token, Token::Word(word) if word.keyword == *keyword)
             });
-        let Some(last) = (0..start).rev().find(|at| !is_space(&tokens[*at].token)) else { continue };
+        let Some(last) = (0..start).rev().find(|at| !is_space(&tokens[*at].token)) else {
+            continue;
+        };
         if !is_version || !is_name(&tokens[last].token) {
             continue;
         }
@@ -249,7 +251,10 @@ fn rewritten(factor: &TableFactor) -> Result<Option<TableFactor>> {
     };
     let name = function.name.to_string();
     if name == AS_OF {
-        return Err(Error::new(code::SQL, "FOR SYSTEM_TIME AS OF stands behind the table of a JOIN"));
+        return Err(Error::new(
+            code::SQL,
+            "FOR SYSTEM_TIME AS OF stands behind the table of a JOIN",
+        ));
     }
     let Some(kind) = Kind::of_name(&name) else {
         return Err(Error::new(code::SQL, format!("\"{name}\" is no table function"))

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use datafusion::common::{Column, DFSchema, JoinType};
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Join as Plan, LogicalPlan, Operator, Projection, SubqueryAlias, TableScan,
+    BinaryExpr, Expr, ExprSchemable, Join as Plan, LogicalPlan, Operator, Projection,
+    SubqueryAlias, TableScan,
 };
 use freshet_core::error::code;
 use freshet_core::{Error, Result};
@@ -40,7 +41,9 @@ impl Lowering<'_> {
             other => {
                 return Err(Error::new(
                     code::SQL,
-                    format!("FOR SYSTEM_TIME AS OF stands in an inner or a left join, not in a {other} one"),
+                    format!(
+                        "FOR SYSTEM_TIME AS OF stands in an inner or a left join, not in a {other} one"
+                    ),
                 ));
             }
         };
@@ -59,8 +62,11 @@ impl Lowering<'_> {
         };
         let left_time = left_time.filter(|place| left.origins[*place] == Origin::Time);
         let Some(left_time) = left_time else {
-            return Err(Error::new(code::SQL, format!("no watermark says how far {time} has come"))
-                .hint("write FOR SYSTEM_TIME AS OF the column of the stream's time"));
+            return Err(Error::new(
+                code::SQL,
+                format!("no watermark says how far {time} has come"),
+            )
+            .hint("write FOR SYSTEM_TIME AS OF the column of the stream's time"));
         };
         let versions = self.versions(&join.right)?;
         let (on, mut residual) = equal_columns(&left, &versions, condition)?;
@@ -163,10 +169,8 @@ impl Lowering<'_> {
                 wanted.len() - 1
             })
         };
-        let (time, key) = (
-            place(time.column),
-            time.primary_key.iter().map(|column| place(*column)).collect(),
-        );
+        let (time, key) =
+            (place(time.column), time.primary_key.iter().map(|column| place(*column)).collect());
         let scan = TableScan::try_new(
             scan.table_name.clone(),
             Arc::clone(&scan.source),
