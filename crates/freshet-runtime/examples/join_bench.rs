@@ -5,7 +5,7 @@
 //! `cargo run --release -p freshet-runtime --example join_bench [MILLION_EVENTS] [EVENTS_PER_CHECKPOINT]`
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::{
     ArrayRef, Int64Array, RecordBatch, StringViewBuilder, TimestampMicrosecondArray,
@@ -156,7 +156,8 @@ fn main() -> Result<()> {
     let mut given = Counted::default();
     let mut chance = Chance(7);
     let (mut made, mut rows_in) = (0, 0_u64);
-    let (mut joining, mut draining, mut longest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let [mut joining, mut draining, mut writing, mut longest, mut longest_cut] =
+        [Duration::ZERO; 5];
     let (mut encoded, mut drains, mut next) = (0_usize, 0, interval);
     while made < events {
         // Auctions of which one in five is of the category; bids for one of the last hundred, mostly.
@@ -190,37 +191,46 @@ fn main() -> Result<()> {
         }
         next += interval;
         let begun = Cpu::now();
+        let cut = Instant::now();
         chain.freeze();
-        let mut longest_piece = begun.elapsed();
+        let cutting = cut.elapsed();
+        let mut longest_piece = Duration::ZERO;
         let mut deltas = [Delta::default()];
         let mut flow = Flow::More;
         while flow == Flow::More {
-            let begun = Cpu::now();
+            let begun = Instant::now();
             flow = chain.drain(256 << 10, &mut deltas)?;
             longest_piece = longest_piece.max(begun.elapsed());
             drains += 1;
         }
         let [mut delta] = deltas;
-        encoded += write_run(&mut delta).0.len();
         draining += begun.elapsed();
+        let begun = Cpu::now();
+        encoded += write_run(&mut delta).0.len();
+        writing += begun.elapsed();
         longest = longest.max(longest_piece);
+        longest_cut = longest_cut.max(cutting);
     }
     let size = chain.figures().map(|(_, _, size)| size).last().unwrap_or_default();
     let each = |time: Duration| time.as_nanos() as f64 / made as f64;
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     println!("{made} events, {rows_in} rows in, {} joined", given.0);
     println!(
-        "join {:.0} ns an event, checkpoints {:.0} ns an event: {:.0} events/s on one core",
+        "join {:.0} ns an event, its part of checkpoints {:.0} ns, runs of them {:.0} ns (beside the \
+         workers): {:.0} events/s on one core",
         each(joining),
         each(draining),
-        1e9 / (each(joining) + each(draining))
+        each(writing),
+        1e9 / (each(joining) + each(draining) + each(writing))
     );
     println!(
-        "state {:.0} MiB in memory, {} keys; {:.0} MiB written, {drains} pieces, the longest {:.2} ms",
+        "state {:.0} MiB in memory, {} keys; {:.0} MiB written, {drains} pieces, the longest {:.2} ms, the \
+         longest cut {:.2} ms",
         mib(size.bytes as f64),
         size.keys,
         mib(encoded as f64),
-        longest.as_secs_f64() * 1e3
+        longest.as_secs_f64() * 1e3,
+        longest_cut.as_secs_f64() * 1e3
     );
     Ok(())
 }

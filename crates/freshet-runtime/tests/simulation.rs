@@ -13,7 +13,7 @@ use freshet_runtime::exchange::{Limits, Partitioning};
 use freshet_runtime::executor::Io;
 use freshet_runtime::job::{JobOptions, Restart};
 use freshet_runtime::operator::{LATE, MAIN, OperatorSpec};
-use freshet_runtime::operators::{WindowAggregate, Windows};
+use freshet_runtime::operators::{IntervalJoin, Join, JoinKind, WindowAggregate, Windows};
 use freshet_runtime::plan::{EdgePlan, JobPlan, SinkPlan, StageInput, StagePlan};
 use freshet_runtime::source::WatermarkSpec;
 use freshet_runtime::state::KeyGroups;
@@ -21,7 +21,8 @@ use freshet_testkit::fault::{FaultFs, Mutant};
 use freshet_testkit::lying::{Lie, LyingStore};
 use freshet_testkit::seeds;
 use freshet_testkit::sim::{
-    Faults, LogSource, Process, SimLog, SimSink, SlowStore, Stepped, Target, TargetMutant, World,
+    Faults, LogSource, Process, Record, SimLog, SimSink, SlowStore, Stepped, Target, TargetMutant,
+    World,
 };
 use object_store::ObjectStore;
 
@@ -85,18 +86,31 @@ impl Shape {
     }
 }
 
+/// What a case does with the records of its log.
+#[derive(Debug, Clone, Copy)]
+enum Topology {
+    /// Aggregates them in windows.
+    Windows(Shape),
+    /// Joins them with those of another log.
+    Join(JoinKind),
+    /// Joins them with those of another log whose times lie near to theirs.
+    Interval { kind: JoinKind, lower: i64, upper: i64 },
+}
+
 /// One simulated case: everything that a seed decides before anything happens.
 struct Case {
     world: World,
     log: Arc<SimLog>,
-    shape: Shape,
+    /// What the log is joined with, where it is.
+    other: Arc<SimLog>,
+    topology: Topology,
     /// Microseconds that watermarks stay behind.
     delay: i64,
-    /// What windows come to.
+    /// What windows or joins come to.
     totals: Arc<Target>,
     /// The records as they are.
     copies: Arc<Target>,
-    /// Records that came after their windows.
+    /// Records that came after their time.
     late: Arc<Target>,
     disk: Arc<FaultFs>,
     faults: Faults,
@@ -111,16 +125,14 @@ impl Case {
         let start = world.clock.now_micros();
         let span = chance.between(4..20) * SECOND;
         let records = 200 + chance.below(1500);
-        let partitions = 1 + chance.below(4);
-        let log = SimLog::random(
-            chance,
-            start,
-            span,
-            records,
-            partitions,
-            1 + chance.between(0..30),
-            disorder,
-        );
+        let keys = 1 + chance.between(0..30);
+        let random = |records: usize, keys: i64| {
+            let partitions = 1 + chance.below(4);
+            SimLog::random(chance, start, span, records, partitions, keys, disorder)
+        };
+        let log = random(records, keys);
+        // Few matches for each: what matters is when they come.
+        let other = random(20 + chance.below(200), 3 * keys);
         let offset = chance.between(0..SECOND);
         let slide = chance.between(1..20) * 100_000;
         let size = slide * chance.between(2..6);
@@ -128,6 +140,17 @@ impl Case {
             0 => Shape { size, slide: size, step: 0, offset },
             1 => Shape { size, slide, step: 0, offset },
             _ => Shape { size, slide: size, step: slide, offset },
+        };
+        let topology = match chance.below(5) {
+            0 => Topology::Join(JoinKind::Inner),
+            1 => Topology::Join(JoinKind::Left),
+            2 => {
+                let kinds = [JoinKind::Inner, JoinKind::Left, JoinKind::Right, JoinKind::Full];
+                let lower = chance.between(-2 * SECOND..SECOND);
+                let upper = lower + chance.between(0..2 * SECOND);
+                Topology::Interval { kind: kinds[chance.below(4)], lower, upper }
+            }
+            _ => Topology::Windows(shape),
         };
         // Not every target fences: a table remembers the last epoch that it holds, no more. Where a
         // step is left out on purpose, a fence could make up for it.
@@ -147,7 +170,8 @@ impl Case {
         };
         Self {
             log: Arc::new(log),
-            shape,
+            other: Arc::new(other),
+            topology,
             // A third of the cases has late records.
             delay: if chance.happens(0.3) { disorder / 2 } else { disorder },
             totals: target(),
@@ -185,25 +209,22 @@ impl Case {
             }),
             commit_interval,
         };
-        let edge = |from, operator, port, partitioning, schema| {
-            StageInput::Edges(vec![EdgePlan {
-                from,
-                operator,
-                port,
-                input: 0,
-                partitioning,
-                schema,
-            }])
+        let source = |log: &Arc<SimLog>| StageInput::Source {
+            source: Arc::new(LogSource { log: Arc::clone(log), chance: chance.clone() }),
+            watermark: Some(WatermarkSpec {
+                expr: Arc::new(Delayed(self.delay)),
+                idle_after: None,
+            }),
         };
-        let window: Arc<dyn OperatorSpec> = Arc::new(WindowAggregate {
-            input: SimLog::schema(),
-            time: 0,
-            windows: self.shape.windows(),
-            keys: vec![1],
-            aggregates: Self::aggregates(),
-            names: ["n", "sum", "max"].map(str::to_owned).to_vec(),
-            groups,
-        });
+        let edge = |from, port, input, partitioning| EdgePlan {
+            from,
+            operator: 0,
+            port,
+            input,
+            partitioning,
+            schema: SimLog::schema(),
+        };
+        let by_key = || Partitioning::Hash(vec![1]);
         let stage = |id: &str, input, operators, sink| StagePlan {
             id: id.into(),
             parallelism,
@@ -211,39 +232,54 @@ impl Case {
             operators,
             sink,
         };
-        JobPlan {
-            name: "job".into(),
-            groups,
-            stages: vec![
-                stage(
-                    "log",
-                    StageInput::Source {
-                        source: Arc::new(LogSource {
-                            log: Arc::clone(&self.log),
-                            chance: chance.clone(),
-                        }),
-                        watermark: Some(WatermarkSpec {
-                            expr: Arc::new(Delayed(self.delay)),
-                            idle_after: None,
-                        }),
-                    },
-                    vec![],
-                    Some(sink("copies", &self.copies, 0)),
-                ),
-                stage(
-                    "windows",
-                    edge(0, 0, MAIN, Partitioning::Hash(vec![1]), SimLog::schema()),
-                    vec![("window".into(), window)],
-                    Some(sink("totals", &self.totals, 1_500_000)),
-                ),
-                stage(
-                    "late",
-                    edge(1, 0, LATE, Partitioning::Forward, SimLog::schema()),
-                    vec![],
-                    Some(sink("late rows", &self.late, 0)),
-                ),
-            ],
+        let totals = sink("totals", &self.totals, 1_500_000);
+        let mut stages =
+            vec![stage("log", source(&self.log), vec![], Some(sink("copies", &self.copies, 0)))];
+        let operator: Arc<dyn OperatorSpec> = match self.topology {
+            Topology::Windows(shape) => Arc::new(WindowAggregate {
+                input: SimLog::schema(),
+                time: 0,
+                windows: shape.windows(),
+                keys: vec![1],
+                aggregates: Self::aggregates(),
+                names: ["n", "sum", "max"].map(str::to_owned).to_vec(),
+                groups,
+            }),
+            Topology::Join(kind) => Arc::new(Join {
+                kind,
+                left: SimLog::schema(),
+                right: SimLog::schema(),
+                left_keys: vec![1],
+                right_keys: vec![1],
+                residual: None,
+                ttl: None,
+                groups,
+            }),
+            Topology::Interval { kind, lower, upper } => Arc::new(IntervalJoin {
+                kind,
+                left: SimLog::schema(),
+                right: SimLog::schema(),
+                left_keys: vec![1],
+                right_keys: vec![1],
+                left_time: 0,
+                right_time: 0,
+                lower,
+                upper,
+                residual: None,
+                groups,
+            }),
+        };
+        let mut edges = vec![edge(0, MAIN, 0, by_key())];
+        if !matches!(self.topology, Topology::Windows(_)) {
+            stages.push(stage("other", source(&self.other), vec![], None));
+            edges.push(edge(1, MAIN, 1, by_key()));
         }
+        let keyed = stages.len();
+        let operators = vec![("operator".into(), operator)];
+        stages.push(stage("keyed", StageInput::Edges(edges), operators, Some(totals)));
+        let late = StageInput::Edges(vec![edge(keyed, LATE, 0, Partitioning::Forward)]);
+        stages.push(stage("late", late, vec![], Some(sink("late rows", &self.late, 0))));
+        JobPlan { name: "job".into(), groups, stages }
     }
 
     fn start(&self) -> Process {
@@ -365,45 +401,92 @@ impl Case {
 
     /// Holds what the targets have against the log.
     fn verify(&self) -> Result<(), String> {
-        let show = |record: &freshet_testkit::sim::Record| {
-            let time = chrono::DateTime::from_timestamp_micros(record.time).expect("a time");
-            let time = time.format("%Y-%m-%dT%H:%M:%S%.f");
-            format!("+I {time},{},{}", record.key, record.value)
-        };
-        let mut records: Vec<String> = self.log.records().map(show).collect();
+        let mut records: Vec<String> = self.log.records().map(show_insert).collect();
         records.sort_unstable();
         compare("copies", &self.copies.rows(), &records)?;
         let late = self.late.rows();
+        if self.delay_covers_disorder() {
+            compare("late rows", &late, &[])?;
+        }
+        match self.topology {
+            Topology::Windows(shape) => self.verify_windows(shape, &late),
+            Topology::Join(kind) => self.verify_join(kind, |_, _| true),
+            // A late row may have been in time for some of its partners, not for others.
+            Topology::Interval { .. } if !self.delay_covers_disorder() => Ok(()),
+            Topology::Interval { kind, lower, upper } => self.verify_join(kind, |left, right| {
+                (right.time + lower..=right.time + upper).contains(&left.time)
+            }),
+        }
+    }
+
+    /// Holds what a join gave, folded, against all pairs.
+    fn verify_join(
+        &self,
+        kind: JoinKind,
+        lies: impl Fn(&Record, &Record) -> bool,
+    ) -> Result<(), String> {
+        let show = |record: Option<&Record>| match record {
+            Some(record) => format!("{},{},{}", show_time(record.time), record.key, record.value),
+            None => "null,null,null".into(),
+        };
+        let matches = |left: &Record, right: &Record| left.key == right.key && lies(left, right);
+        let mut expected = Vec::new();
+        for left in self.log.records() {
+            let before = expected.len();
+            let partners = self.other.records().filter(|right| matches(left, right));
+            expected.extend(
+                partners.map(|right| format!("{},{}", show(Some(left)), show(Some(right)))),
+            );
+            if expected.len() == before && matches!(kind, JoinKind::Left | JoinKind::Full) {
+                expected.push(format!("{},{}", show(Some(left)), show(None)));
+            }
+        }
+        if matches!(kind, JoinKind::Right | JoinKind::Full) {
+            let alone = self.other.records();
+            let alone = alone.filter(|right| !self.log.records().any(|left| matches(left, right)));
+            expected.extend(alone.map(|right| format!("{},{}", show(None), show(Some(right)))));
+        }
+        expected.sort_unstable();
+        let mut folded = BTreeMap::<String, i64>::new();
+        for row in self.totals.rows() {
+            let (kind, row) = row.split_at(3);
+            *folded.entry(row.to_owned()).or_default() += if kind == "-D " { -1 } else { 1 };
+        }
+        if let Some((row, count)) = folded.iter().find(|(_, count)| **count < 0) {
+            return Err(format!("join: {row} is there {count} times"));
+        }
+        let folded = folded.into_iter().flat_map(|(row, count)| vec![row; count as usize]);
+        compare("join", &folded.collect::<Vec<_>>(), &expected)
+    }
+
+    /// Holds what windows came to against the log, late records apart.
+    fn verify_windows(&self, shape: Shape, late: &[String]) -> Result<(), String> {
         let mut totals = BTreeMap::<(i64, i64, i64), (i64, i64, i64)>::new();
         for record in self.log.records() {
-            if late.binary_search(&show(record)).is_ok() {
+            if late.binary_search(&show_insert(record)).is_ok() {
                 continue;
             }
-            for (start, end) in self.shape.of(record.time) {
+            for (start, end) in shape.of(record.time) {
                 let total = totals.entry((record.key, start, end)).or_insert((0, 0, i64::MIN));
                 total.0 += 1;
                 total.1 += record.value;
                 total.2 = record.value.max(total.2);
             }
         }
-        let time = |time: i64| {
-            let time = chrono::DateTime::from_timestamp_micros(time).expect("a time");
-            time.format("%Y-%m-%dT%H:%M:%S%.f").to_string()
-        };
         let mut expected: Vec<String> = totals
             .into_iter()
             .map(|((key, start, end), (n, sum, max))| {
-                format!("+I {key},{},{},{n},{sum},{max}", time(start), time(end))
+                let bounds = [start, end].map(show_time).join(",");
+                format!("+I {key},{bounds},{n},{sum},{max}")
             })
             .collect();
         expected.sort_unstable();
         if self.delay_covers_disorder() {
-            compare("late rows", &late, &[])?;
             compare("totals", &self.totals.rows(), &expected)?;
         } else {
             // A late record may have been in time for some of its windows, not for others: only
             // tumbling windows take it or leave it.
-            if self.shape.size == self.shape.slide && self.shape.step == 0 {
+            if shape.size == shape.slide && shape.step == 0 {
                 compare("totals", &self.totals.rows(), &expected)?;
             }
         }
@@ -411,15 +494,30 @@ impl Case {
     }
 
     fn delay_covers_disorder(&self) -> bool {
-        let mut greatest = vec![i64::MIN; self.log.partitions.len()];
-        self.log.partitions.iter().zip(&mut greatest).all(|(records, greatest)| {
-            records.iter().all(|record| {
-                let fits = record.time > greatest.saturating_sub(self.delay);
-                *greatest = record.time.max(*greatest);
-                fits
+        let covers = |log: &SimLog| {
+            log.partitions.iter().all(|records| {
+                let mut greatest = i64::MIN;
+                records.iter().all(|record| {
+                    let fits = record.time > greatest.saturating_sub(self.delay);
+                    greatest = record.time.max(greatest);
+                    fits
+                })
             })
-        })
+        };
+        match self.topology {
+            Topology::Windows(_) => covers(&self.log),
+            _ => covers(&self.log) && covers(&self.other),
+        }
     }
+}
+
+fn show_time(time: i64) -> String {
+    let time = chrono::DateTime::from_timestamp_micros(time).expect("a time");
+    time.format("%Y-%m-%dT%H:%M:%S%.f").to_string()
+}
+
+fn show_insert(record: &Record) -> String {
+    format!("+I {},{},{}", show_time(record.time), record.key, record.value)
 }
 
 fn compare(what: &str, found: &[String], expected: &[String]) -> Result<(), String> {
