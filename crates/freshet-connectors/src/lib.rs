@@ -19,6 +19,7 @@ use freshet_core::registry::{Connector, Registry};
 
 use formats::{Csv, Format, FormatConnector};
 use json::{Json, Shape};
+use messages::raw::Raw;
 use parquet::Parquet;
 
 /// All formats, in the order of their listing. A new one is one line here.
@@ -28,6 +29,7 @@ fn formats() -> Vec<Arc<dyn Format>> {
         Arc::new(Json(Shape::Lines)),
         Arc::new(Json(Shape::Elements)),
         Arc::new(Parquet),
+        Arc::new(Raw),
     ]
 }
 

@@ -9,6 +9,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
 use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::config::{HumanDuration, Share};
+use freshet_core::format::Decoding;
 use freshet_core::record::Decoded;
 use freshet_core::rows::RowKind;
 use freshet_core::stream::{Fetcher, Partition, Start};
@@ -209,7 +210,8 @@ async fn more(
     while seen.records < records {
         let block = fetcher.fetch().await.expect("a block").expect("topics do not end");
         let mut out = Decoded::default();
-        decoder.decode(&block, &mut out).expect("a sound block");
+        let decoding = decoder.decode(&block, &mut out).expect("a sound block");
+        assert_eq!(decoding, Decoding::Done);
         assert!(out.balances(), "{out:?}");
         let format = FormatOptions::default().with_null("-");
         for (index, batch) in out.batches.iter().enumerate() {
