@@ -1,5 +1,6 @@
 //! One file for each connector and each format, and the registry of them.
 
+pub mod avro;
 pub mod csv;
 pub mod files;
 pub mod formats;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use freshet_core::registry::{Connector, Registry};
 
+use avro::Avro;
 use formats::{Csv, Format, FormatConnector};
 use json::{Json, Shape};
 use messages::raw::Raw;
@@ -29,6 +31,7 @@ fn formats() -> Vec<Arc<dyn Format>> {
         Arc::new(Json(Shape::Lines)),
         Arc::new(Json(Shape::Elements)),
         Arc::new(Parquet),
+        Arc::new(Avro),
         Arc::new(Raw),
     ]
 }

@@ -367,3 +367,6 @@ fn dead_letters(partition: &Partition, rejects: &[Reject]) -> Result<RecordBatch
     ];
     RecordBatch::try_new(dead_letter_schema(), columns).map_err(arrow_error)
 }
+
+#[cfg(test)]
+mod tests;
