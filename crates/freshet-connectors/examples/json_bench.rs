@@ -155,7 +155,8 @@ fn main() {
                     for (block, messages) in &blocks {
                         out.clear();
                         if way == "messages" {
-                            of_messages.decode(block, messages, &mut out).expect("none fails");
+                            let _ =
+                                of_messages.decode(block, messages, &mut out).expect("none fails");
                         } else {
                             let chunk = Chunk { bytes: block.clone(), offset: 0, last: false };
                             decoder.decode(&chunk, &mut out).expect("none fails");

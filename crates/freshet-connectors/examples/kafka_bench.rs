@@ -14,6 +14,7 @@ use freshet_connectors::kafka::records::Compression;
 use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::config::{HumanDuration, Share};
 use freshet_core::contract::{Contract, ContractColumn};
+use freshet_core::format::Decoding;
 use freshet_core::record::Decoded;
 use freshet_core::registry::{ConnectorContext, SourceSpec};
 use freshet_core::stream::{Block, Start};
@@ -191,7 +192,7 @@ fn read(
             }
             continue;
         }
-        decoder.decode(&block, &mut out)?;
+        assert_eq!(decoder.decode(&block, &mut out)?, Decoding::Done);
         rows += out.good;
         assert!(out.balances() && out.rejects.is_empty(), "{:?}", out.rejects.first());
         out.clear();

@@ -10,6 +10,7 @@ use std::time::Instant;
 use freshet_connectors::registry;
 use freshet_core::clock::SystemClock;
 use freshet_core::contract::{Contract, ContractColumn, ContractMode, ContractModes};
+use freshet_core::format::Decoding;
 use freshet_core::ingest::{AppendRequest, Record};
 use freshet_core::record::Decoded;
 use freshet_core::registry::{ConnectorContext, SourceSpec};
@@ -105,7 +106,8 @@ async fn main() {
         let block = fetcher.fetch().await.expect("it is sound").expect("it has no end");
         fetching += fetch.elapsed().as_secs_f64();
         let mut out = Decoded::default();
-        decoder.decode(&block, &mut out).expect("it is sound");
+        let decoding = decoder.decode(&block, &mut out).expect("it is sound");
+        assert_eq!(decoding, Decoding::Done);
         good += out.good;
     }
     let seconds = start.elapsed().as_secs_f64();

@@ -10,11 +10,12 @@ use freshet_core::contract::SchemaDiff;
 use freshet_core::error::{Error, Result, code};
 use freshet_core::format::{ReadSpec, TextFormat, TextLayout};
 use freshet_core::record::Decoded;
-use freshet_core::registry::{Connector, ConnectorInfo, Role};
+use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role};
 use serde_json::Value;
 
 use crate::csv::{CsvFormat, CsvOptions};
 use crate::files::Blob;
+use crate::messages::MessageFormat;
 use crate::options;
 
 /// A format by its name in `format:`.
@@ -27,6 +28,16 @@ pub trait Format: Debug + Send + Sync {
 
     /// A reader with `options`; `extension` is that of the files, where they have one.
     fn open(&self, options: &Value, extension: Option<&str>) -> Result<FormatReader>;
+
+    /// A format of messages, where they are more than records of a file: `None` where they are not.
+    fn messages(
+        &self,
+        _options: &Value,
+        _contract: &Arc<Contract>,
+        _context: &ConnectorContext,
+    ) -> Result<Option<Arc<dyn MessageFormat>>> {
+        Ok(None)
+    }
 }
 
 /// How files of a format are read.
@@ -36,6 +47,8 @@ pub enum FormatReader {
     Text(Arc<dyn TextFormat>),
     /// In blocks that an index at a known place tells.
     Blocks(Arc<dyn BlockFormat>),
+    /// Not at all: it is one of messages.
+    Messages,
 }
 
 /// A format whose files have an index of blocks.

@@ -1,5 +1,6 @@
 //! One file for each connector and each format, and the registry of them.
 
+pub mod avro;
 pub mod csv;
 pub mod files;
 pub mod formats;
@@ -17,8 +18,10 @@ use std::sync::Arc;
 
 use freshet_core::registry::{Connector, Registry};
 
+use avro::Avro;
 use formats::{Csv, Format, FormatConnector};
 use json::{Json, Shape};
+use messages::raw::Raw;
 use parquet::Parquet;
 
 /// All formats, in the order of their listing. A new one is one line here.
@@ -28,6 +31,8 @@ fn formats() -> Vec<Arc<dyn Format>> {
         Arc::new(Json(Shape::Lines)),
         Arc::new(Json(Shape::Elements)),
         Arc::new(Parquet),
+        Arc::new(Avro),
+        Arc::new(Raw),
     ]
 }
 

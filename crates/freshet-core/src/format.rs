@@ -117,17 +117,6 @@ pub struct Chunk {
     pub last: bool,
 }
 
-/// Records that lie apart from each other in one buffer: the messages of a topic.
-#[derive(Debug, Clone, Copy)]
-pub struct Messages<'a> {
-    /// What the records lie in.
-    pub bytes: &'a [u8],
-    /// Where each begins and ends.
-    pub spans: &'a [(u32, u32)],
-    /// The offset of each, as [`crate::Reject::offset`] and [`Decoded::offsets`] will have it.
-    pub offsets: &'a [u64],
-}
-
 /// Bytes to records, one chunk after another.
 ///
 /// The result never depends on how the input was cut: feeding the unconsumed tail in front of the
@@ -141,12 +130,6 @@ pub trait Decoder: Send {
     /// which keeps only its first bytes: whoever reads may then skip the rest of an endless line
     /// without holding it.
     fn decode(&mut self, chunk: &Chunk, out: &mut Decoded) -> Result<usize>;
-
-    /// Decodes messages, each of which ends where it ends. What it gives are whole batches: nothing
-    /// is held back.
-    fn decode_messages(&mut self, messages: &Messages<'_>, out: &mut Decoded) -> Result<()> {
-        decode_apart(self, messages, out)
-    }
 
     /// Whether a line that begins like this is a record: a comment is none, however long it is.
     fn is_record(&self, _beginning: &[u8]) -> bool {
@@ -166,30 +149,32 @@ pub struct Message {
     pub position: u64,
 }
 
+impl Message {
+    /// Its bytes, which lie in `bytes`.
+    pub fn of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.start as usize..self.end as usize]
+    }
+}
+
+/// How far a decoder came with what it was given.
+#[must_use = "what waits is to be given again"]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decoding {
+    /// To its end.
+    Done,
+    /// Not at all: something that the records need, e.g. their schema, is still being fetched. What
+    /// was appended is of no use; the same is to be given again a little later.
+    Waits,
+}
+
 /// Messages to records: each is one record, good or bad, whatever bytes it holds.
 pub trait MessageDecoder: Send {
     /// Decodes the messages that lie in `bytes`, in their order, appending to `out`. Nothing is held
-    /// back: all rows are in `out.batches` afterwards.
-    fn decode(&mut self, bytes: &Bytes, messages: &[Message], out: &mut Decoded) -> Result<()>;
-}
-
-/// Decodes messages as if each were a file of its own: right for all decoders, and slow.
-pub fn decode_apart<D: Decoder + ?Sized>(
-    decoder: &mut D,
-    messages: &Messages<'_>,
-    out: &mut Decoded,
-) -> Result<()> {
-    for (&(start, end), &offset) in messages.spans.iter().zip(messages.offsets) {
-        let bytes = Bytes::copy_from_slice(&messages.bytes[start as usize..end as usize]);
-        let (rejects, batches) = (out.rejects.len(), out.offsets.len());
-        decoder.decode(&Chunk { bytes, offset, last: true }, out)?;
-        // Records of one message have its offset, wherever in it they stand.
-        for reject in &mut out.rejects[rejects..] {
-            reject.offset = offset;
-        }
-        for offsets in &mut out.offsets[batches..] {
-            *offsets = vec![i64::try_from(offset).unwrap_or(i64::MAX); offsets.len()].into();
-        }
-    }
-    Ok(())
+    /// back: once done, all rows are in `out.batches`. Never waits for anything.
+    fn decode(
+        &mut self,
+        bytes: &Bytes,
+        messages: &[Message],
+        out: &mut Decoded,
+    ) -> Result<Decoding>;
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::format::Decoding;
 use crate::record::Decoded;
 use crate::rows::Rows;
 use crate::sink::Guarantee;
@@ -181,7 +182,9 @@ pub trait BlockDecoder: Send {
     fn add(&mut self, _partition: &Partition) {}
 
     /// Decodes a block, appending to `out`. A bad record is a reject, whose offset is its position.
-    fn decode(&mut self, block: &Block, out: &mut Decoded) -> Result<()>;
+    /// Never waits: a block that cannot be decoded yet is to be given again a little later, before
+    /// any other one.
+    fn decode(&mut self, block: &Block, out: &mut Decoded) -> Result<Decoding>;
 }
 
 /// What is behind a sink's part of an epoch once it is durable, as the sink alone understands it.

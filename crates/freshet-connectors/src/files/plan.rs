@@ -151,6 +151,7 @@ async fn ready(
                 Codec { compression: super::Compression::None, encoding: Encoding::Utf8, mark: 0 };
             (Layout::Blocks(format.layout(&blob, &split.id, &source.spec.contract).await?), codec)
         }
+        FormatReader::Messages => return Err(Error::internal("files of a format of messages")),
     };
     let mut digest = None;
     let mut corrections = BTreeMap::new();

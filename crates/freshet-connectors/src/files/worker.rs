@@ -49,6 +49,10 @@ impl Pool {
     }
 }
 
+/// Bytes behind a record that are none of its own, a carriage return and a line feed: a decoder may
+/// want to see them before it says that the record is too large.
+const LINE_END: usize = 2;
+
 /// Some text of one file and the decoder of its records.
 pub struct TextUnit {
     feed: Feed,
@@ -185,7 +189,9 @@ impl TextUnit {
                 return Err(Error::internal("a decoder left bytes at the end of its input"));
             }
             self.done = true;
-        } else if consumed == 0 && tail.len() > self.max_record_bytes.saturating_add(self.chunk) {
+        } else if consumed == 0
+            && tail.len() > self.max_record_bytes.saturating_add(self.chunk.max(LINE_END))
+        {
             tail = self.too_large(tail, out);
         }
         if !self.done {

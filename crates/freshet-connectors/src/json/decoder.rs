@@ -10,9 +10,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use freshet_core::contract::{ContractMode, Evolution};
 use freshet_core::error::{Error, Result, ResultExt, code};
-use freshet_core::format::{
-    Chunk, Decoder, Message, MessageDecoder, Messages, ReadSpec, decode_apart,
-};
+use freshet_core::format::{Chunk, Decoder, Decoding, Message, MessageDecoder, ReadSpec};
 use freshet_core::record::{Decoded, Reject, Rule};
 use freshet_core::types::ColumnType;
 
@@ -539,23 +537,27 @@ impl JsonDecoder {
 }
 
 impl MessageDecoder for JsonDecoder {
-    fn decode(&mut self, bytes: &Bytes, messages: &[Message], out: &mut Decoded) -> Result<()> {
+    fn decode(
+        &mut self,
+        bytes: &Bytes,
+        messages: &[Message],
+        out: &mut Decoded,
+    ) -> Result<Decoding> {
         let mut text = 0;
         for (index, message) in messages.iter().enumerate() {
-            let (start, end) = (message.start as usize, message.end as usize);
             if index == text {
                 // Looked at once for all that lie behind each other; one at a time where that fails.
                 let run = run(&messages[index..]);
-                let last = messages[index + run - 1].end as usize;
-                let all = run > 1 && simdutf8::basic::from_utf8(&bytes[start..last]).is_ok();
+                let all = message.start as usize..messages[index + run - 1].end as usize;
+                let all = run > 1 && simdutf8::basic::from_utf8(&bytes[all]).is_ok();
                 text = index + if all { run } else { 1 };
                 self.all_text = all;
             }
             out.lines += 1;
-            let offset = message.position;
-            self.line(&bytes[start..end], self.all_text, offset, out)?;
+            self.line(message.of(bytes), self.all_text, message.position, out)?;
         }
-        self.conclude(out)
+        self.conclude(out)?;
+        Ok(Decoding::Done)
     }
 }
 
@@ -567,18 +569,6 @@ fn run(messages: &[Message]) -> usize {
 }
 
 impl Decoder for JsonDecoder {
-    fn decode_messages(&mut self, messages: &Messages<'_>, out: &mut Decoded) -> Result<()> {
-        if self.shape == Shape::Elements {
-            return decode_apart(self, messages, out);
-        }
-        for (&(start, end), &offset) in messages.spans.iter().zip(messages.offsets) {
-            let message = &messages.bytes[start as usize..end as usize];
-            out.lines += 1;
-            self.line(message, false, offset, out)?;
-        }
-        self.conclude(out)
-    }
-
     fn decode(&mut self, chunk: &Chunk, out: &mut Decoded) -> Result<usize> {
         let consumed = match self.shape {
             Shape::Lines => self.lines(chunk, out)?,

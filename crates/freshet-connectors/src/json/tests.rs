@@ -3,7 +3,7 @@
 use arrow::util::pretty::pretty_format_batches;
 use bytes::Bytes;
 use freshet_core::contract::Constraint;
-use freshet_core::format::{Chunk, ReadSpec};
+use freshet_core::format::{Chunk, Decoding, ReadSpec};
 use freshet_core::record::Decoded;
 use freshet_core::{ColumnType, ContractColumn, ContractMode};
 use proptest::prelude::*;
@@ -274,7 +274,7 @@ proptest! {
         for _ in 0..2 {
             let (bytes, messages) = messages_of(&parts, if newline { b"\n" } else { b"\xff\xff" });
             let mut out = Decoded::default();
-            decoder.decode(&bytes, &messages, &mut out).unwrap();
+            assert_eq!(decoder.decode(&bytes, &messages, &mut out).unwrap(), Decoding::Done);
             prop_assert!(out.balances());
             let mut rows = std::collections::BTreeMap::new();
             for (batch, offsets) in out.batches.iter().zip(&out.offsets) {

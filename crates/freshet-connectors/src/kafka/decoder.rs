@@ -7,8 +7,9 @@ use arrow::array::{
     StringViewBuilder, TimestampMicrosecondArray, new_null_array,
 };
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use freshet_core::error::{Error, Result, ResultExt, code};
-use freshet_core::format::{Decoder, Messages, ReadSpec, TextLayout};
+use freshet_core::format::{Decoding, Message, MessageDecoder, ReadSpec};
 use freshet_core::record::{Decoded, Reject, Rule};
 use freshet_core::rows::RowKind;
 use freshet_core::stream::{Block, BlockDecoder, Partition};
@@ -18,6 +19,7 @@ use super::compression::Unpacker;
 use super::options::{Corrupt, KafkaOptions};
 use super::records::{BatchHeader, Compression, Damage, Span, walk, walk_headers};
 use super::source::{Key, META};
+use crate::messages::MessageFormat;
 
 /// Decompressed bytes that are gathered before they are decoded: enough for a batch of rows, little
 /// enough for a cache.
@@ -43,11 +45,11 @@ pub struct KafkaDecoder {
 }
 
 /// A decoder without `Debug`.
-struct Boxed(Box<dyn Decoder>);
+struct Boxed(Box<dyn MessageDecoder>);
 
 impl std::fmt::Debug for Boxed {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Decoder")
+        f.write_str("MessageDecoder")
     }
 }
 
@@ -75,8 +77,7 @@ struct Needs {
 /// Messages whose bytes lie in one buffer.
 #[derive(Debug, Default)]
 struct Gathered {
-    spans: Vec<(u32, u32)>,
-    offsets: Vec<u64>,
+    messages: Vec<Message>,
     /// In microseconds since 1970.
     times: Vec<i64>,
     keys: Vec<Option<Span>>,
@@ -88,8 +89,7 @@ struct Gathered {
 impl Gathered {
     /// Forgets all but the first `length`.
     fn truncate(&mut self, length: usize) {
-        self.spans.truncate(length);
-        self.offsets.truncate(length);
+        self.messages.truncate(length);
         self.times.truncate(length);
         self.keys.truncate(length);
         self.headers.truncate(length);
@@ -101,17 +101,17 @@ impl KafkaDecoder {
     /// A decoder of the columns `projection` of `schema`.
     pub(super) fn new(
         options: &KafkaOptions,
-        layout: &Arc<dyn TextLayout>,
+        format: &dyn MessageFormat,
         key: Option<&Key>,
         schema: &SchemaRef,
         projection: &[usize],
     ) -> Result<Self> {
-        let inner = layout.schema();
+        let inner = format.schema();
         let width = inner.fields().len();
         let of_values: Vec<usize> = projection.iter().copied().filter(|n| *n < width).collect();
         let mut columns = Vec::with_capacity(projection.len());
         let mut needs = Needs::default();
-        let key_schema = key.map(|key| key.layout.schema());
+        let key_schema = key.map(|key| key.format.schema());
         let mut of_keys = Vec::new();
         for index in projection {
             if *index < width {
@@ -153,12 +153,12 @@ impl KafkaDecoder {
         let keys = match key {
             None => None,
             Some(key) => {
-                let decoder = key.layout.decoder(&key.layout.schema(), &spec(of_keys))?;
+                let decoder = key.format.decoder(&spec(of_keys))?;
                 Some((Boxed(decoder), key.clone()))
             }
         };
         Ok(Self {
-            values: Boxed(layout.decoder(&inner, &spec(of_values))?),
+            values: Boxed(format.decoder(&spec(of_values))?),
             keys,
             output: Arc::new(output),
             columns,
@@ -185,7 +185,7 @@ impl KafkaDecoder {
     ) -> Result<(), Damage> {
         let deletes = self.keys.is_some();
         let Self { gathered, needs, .. } = self;
-        let known = gathered.spans.len();
+        let known = gathered.messages.len();
         let (first, behind) = (block.position.0, block.next.0);
         let mut filtered = 0;
         let walked = walk(&bytes[base..], header.count, |record| {
@@ -201,8 +201,11 @@ impl KafkaDecoder {
             let place =
                 |span: Span| Span { start: span.start + base as u32, end: span.end + base as u32 };
             let value = place(record.value.unwrap_or_default());
-            gathered.spans.push((value.start, value.end));
-            gathered.offsets.push(offset);
+            gathered.messages.push(Message {
+                start: value.start,
+                end: value.end,
+                position: offset,
+            });
             if needs.times {
                 let millis = match header.is_log_append_time() {
                     true => header.max_timestamp,
@@ -231,8 +234,8 @@ impl KafkaDecoder {
     }
 
     /// Decodes what was gathered, all of which lies in `bytes`.
-    fn flush(&mut self, bytes: &[u8], partition: usize, out: &mut Decoded) -> Result<()> {
-        let all = self.gathered.spans.len();
+    fn flush(&mut self, bytes: &Bytes, partition: usize, out: &mut Decoded) -> Result<Decoding> {
+        let all = self.gathered.messages.len();
         let mut from = 0;
         while from < all {
             let dead = self.gathered.dead.get(from).copied().unwrap_or(false);
@@ -241,23 +244,23 @@ impl KafkaDecoder {
                 Some(length) => from + length,
                 None => all,
             };
-            if dead {
-                self.deletes(bytes, from..to, partition, out)?;
+            let decoding = if dead {
+                self.deletes(bytes, from..to, partition, out)?
             } else {
                 let mut decoded = std::mem::take(&mut self.decoded);
-                let messages = Messages {
-                    bytes,
-                    spans: &self.gathered.spans[from..to],
-                    offsets: &self.gathered.offsets[from..to],
-                };
-                self.values.0.decode_messages(&messages, &mut decoded)?;
+                let messages = &self.gathered.messages[from..to];
+                let decoding = self.values.0.decode(bytes, messages, &mut decoded)?;
                 self.enter(&mut decoded, bytes, from..to, partition, RowKind::Insert, out)?;
                 self.decoded = decoded;
+                decoding
+            };
+            if decoding == Decoding::Waits {
+                return Ok(Decoding::Waits);
             }
             from = to;
         }
         self.gathered.truncate(0);
-        Ok(())
+        Ok(Decoding::Done)
     }
 
     /// Rows of the keys of messages that have no value.
@@ -267,17 +270,16 @@ impl KafkaDecoder {
         range: std::ops::Range<usize>,
         partition: usize,
         out: &mut Decoded,
-    ) -> Result<()> {
+    ) -> Result<Decoding> {
         let mut text = Vec::new();
-        let mut spans = Vec::new();
-        let mut offsets = Vec::new();
+        let mut messages = Vec::new();
         let Some((_, key)) = &self.keys else {
             return Err(Error::internal(
                 "messages without values are deletes, but keys are not read",
             ));
         };
         for index in range.clone() {
-            let offset = self.gathered.offsets[index];
+            let offset = self.gathered.messages[index].position;
             let reject = |message: &'static str, raw: &[u8]| Reject {
                 offset,
                 line: 1,
@@ -306,15 +308,15 @@ impl KafkaDecoder {
                     text.extend_from_slice(Value::Object(object).to_string().as_bytes());
                 }
             }
-            spans.push((start, text.len() as u32));
-            offsets.push(offset);
+            messages.push(Message { start, end: text.len() as u32, position: offset });
         }
         let mut decoded = Decoded::default();
-        let messages = Messages { bytes: &text, spans: &spans, offsets: &offsets };
+        let mut decoding = Decoding::Done;
         if let Some((decoder, _)) = &mut self.keys {
-            decoder.0.decode_messages(&messages, &mut decoded)?;
+            decoding = decoder.0.decode(&text.into(), &messages, &mut decoded)?;
         }
-        self.enter(&mut decoded, bytes, range, partition, RowKind::Delete, out)
+        self.enter(&mut decoded, bytes, range, partition, RowKind::Delete, out)?;
+        Ok(decoding)
     }
 
     /// Takes over what a format made of some messages, adding the columns that it does not know.
@@ -344,7 +346,7 @@ impl KafkaDecoder {
                 })?;
                 places.reserve(rows);
                 for offset in offsets.iter() {
-                    while at < range.end && self.gathered.offsets[at] as i64 != *offset {
+                    while at < range.end && self.gathered.messages[at].position as i64 != *offset {
                         at += 1;
                     }
                     if at == range.end {
@@ -390,7 +392,7 @@ impl KafkaDecoder {
         bytes: &[u8],
         partition: usize,
     ) -> Result<ArrayRef> {
-        let Gathered { offsets, times, keys, headers, .. } = &self.gathered;
+        let Gathered { messages, times, keys, headers, .. } = &self.gathered;
         Ok(match name {
             "_partition" => {
                 let partition = self.partitions.get(partition).ok_or_else(|| {
@@ -398,9 +400,9 @@ impl KafkaDecoder {
                 })?;
                 Arc::new(StringViewArray::from_iter_values(std::iter::repeat_n(&partition.0, rows)))
             }
-            "_offset" => {
-                Arc::new(Int64Array::from_iter_values(places.iter().map(|at| offsets[*at] as i64)))
-            }
+            "_offset" => Arc::new(Int64Array::from_iter_values(
+                places.iter().map(|at| messages[*at].position as i64),
+            )),
             "_timestamp" => Arc::new(TimestampMicrosecondArray::from_iter_values(
                 places.iter().map(|at| times[*at]),
             )),
@@ -441,7 +443,7 @@ impl BlockDecoder for KafkaDecoder {
         self.partitions.push(partition.clone());
     }
 
-    fn decode(&mut self, block: &Block, out: &mut Decoded) -> Result<()> {
+    fn decode(&mut self, block: &Block, out: &mut Decoded) -> Result<Decoding> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let result = self.batches(block, &mut scratch, out);
         scratch.clear();
@@ -454,8 +456,13 @@ impl BlockDecoder for KafkaDecoder {
 }
 
 impl KafkaDecoder {
-    fn batches(&mut self, block: &Block, scratch: &mut Vec<u8>, out: &mut Decoded) -> Result<()> {
-        let bytes = &block.bytes[..];
+    fn batches(
+        &mut self,
+        block: &Block,
+        scratch: &mut Vec<u8>,
+        out: &mut Decoded,
+    ) -> Result<Decoding> {
+        let bytes = &block.bytes;
         let mut at = 0;
         // Whether what was gathered lies in `scratch`.
         let mut in_scratch = false;
@@ -474,8 +481,9 @@ impl KafkaDecoder {
                 let compression = header.compression();
                 let compressed = compression != Ok(Compression::None);
                 if compressed != in_scratch || scratch.len() >= GATHER {
-                    self.flush(if in_scratch { scratch } else { bytes }, block.partition, out)?;
-                    scratch.clear();
+                    if self.flush_all(block, scratch, in_scratch, out)? == Decoding::Waits {
+                        return Ok(Decoding::Waits);
+                    }
                     in_scratch = compressed;
                 }
                 match compression {
@@ -509,8 +517,9 @@ impl KafkaDecoder {
                 if self.corrupt == Corrupt::Fail {
                     return Err(broken_because(why, block));
                 }
-                self.flush(if in_scratch { scratch } else { bytes }, block.partition, out)?;
-                scratch.clear();
+                if self.flush_all(block, scratch, in_scratch, out)? == Decoding::Waits {
+                    return Ok(Decoding::Waits);
+                }
                 out.records += 1;
                 out.rejects.push(Reject {
                     offset: header.base_offset as u64,
@@ -522,7 +531,28 @@ impl KafkaDecoder {
                 });
             }
         }
-        self.flush(if in_scratch { scratch } else { bytes }, block.partition, out)
+        self.flush_all(block, scratch, in_scratch, out)
+    }
+
+    /// Decodes what was gathered, which lies in `scratch` or in the block.
+    fn flush_all(
+        &mut self,
+        block: &Block,
+        scratch: &mut Vec<u8>,
+        in_scratch: bool,
+        out: &mut Decoded,
+    ) -> Result<Decoding> {
+        if !in_scratch {
+            return self.flush(&block.bytes, block.partition, out);
+        }
+        let mut bytes = Bytes::from(std::mem::take(scratch));
+        let decoding = self.flush(&bytes, block.partition, out)?;
+        // The memory is used again unless a column refers to it.
+        if bytes.is_unique() {
+            bytes.clear();
+            *scratch = bytes.into();
+        }
+        Ok(decoding)
     }
 }
 

@@ -8,7 +8,6 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use freshet_core::clock::Clock;
 use freshet_core::error::{Error, Result, code};
-use freshet_core::format::{FileHead, TextLayout};
 use freshet_core::registry::{ConnectorContext, SourceSpec};
 use freshet_core::source::Position;
 use freshet_core::stream::{BlockDecoder, Fetcher, Partition, Start, StreamSource, Wait};
@@ -27,7 +26,8 @@ use super::client::{
 use super::decoder::KafkaDecoder;
 use super::fetcher::KafkaFetcher;
 use super::options::{Isolation, KafkaOptions, StartFrom, Tombstones};
-use crate::formats::{Format, FormatReader};
+use crate::formats::Format;
+use crate::messages::{self, MessageFormat};
 
 /// The columns that each message has beside those of its value: partition, offset, time, key, headers.
 pub const META: [&str; 5] = ["_partition", "_offset", "_timestamp", "_key", "_headers"];
@@ -36,7 +36,7 @@ pub const META: [&str; 5] = ["_partition", "_offset", "_timestamp", "_key", "_he
 #[derive(Debug)]
 pub struct KafkaSource {
     pub(super) shared: Arc<Shared>,
-    layout: Arc<dyn TextLayout>,
+    format: Arc<dyn MessageFormat>,
     /// Of keys, where a message without a value is a delete.
     key: Option<Key>,
     schema: SchemaRef,
@@ -57,7 +57,7 @@ pub(super) struct Shared {
 /// How the key of a message without a value is read.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
-    pub layout: Arc<dyn TextLayout>,
+    pub format: Arc<dyn MessageFormat>,
     /// The column, where there is one: its key is no object.
     pub only: Option<String>,
 }
@@ -72,12 +72,13 @@ impl KafkaSource {
     ) -> Result<Self> {
         let topics = options.topics()?;
         let connection = options.connection(&context.project_dir)?;
-        let layout = layout(&options, &spec.contract, formats)?;
+        let KafkaOptions { format, format_options, .. } = &options;
+        let format = messages::open(formats, format, format_options, &spec.contract, context)?;
         let key = match options.tombstones {
             Tombstones::Skip => None,
-            Tombstones::Delete => Some(key(&options, &spec.contract, formats)?),
+            Tombstones::Delete => Some(key(&options, &spec.contract, formats, context)?),
         };
-        let mut fields: Vec<Arc<Field>> = layout.schema().fields().iter().cloned().collect();
+        let mut fields: Vec<Arc<Field>> = format.schema().fields().iter().cloned().collect();
         for name in META {
             if fields.iter().any(|field| field.name() == name) {
                 return Err(Error::new(
@@ -106,41 +107,11 @@ impl KafkaSource {
                 waits: Mutex::default(),
                 options,
             }),
-            layout,
+            format,
             key,
             schema: Arc::new(Schema::new(fields)),
         })
     }
-}
-
-/// The columns of the messages' values.
-fn layout(
-    options: &KafkaOptions,
-    contract: &Arc<Contract>,
-    formats: &[Arc<dyn Format>],
-) -> Result<Arc<dyn TextLayout>> {
-    let found = formats.iter().find(|format| format.info().name == options.format);
-    let format = found.ok_or_else(|| {
-        let names: Vec<_> = formats.iter().map(|format| format.info().name).collect();
-        Error::new(code::CONFIG, format!("there is no format \"{}\"", options.format))
-            .hint(format!("formats are {}", names.join(", ")))
-    })?;
-    let FormatReader::Text(format) = format.open(&options.format_options, None)? else {
-        return Err(Error::new(
-            code::CONFIG,
-            format!("messages cannot be of format \"{}\"", options.format),
-        )
-        .hint("it is one of whole files"));
-    };
-    if contract.columns.is_empty() {
-        return Err(Error::new(
-            code::CONFIG,
-            "the columns of a topic's records have to be declared",
-        )
-        .hint("declare them under `columns` of the source"));
-    }
-    // A topic has no header that could tell more.
-    format.layout(FileHead { bytes: b"", whole: false }, contract)
 }
 
 /// The columns that a message's key holds.
@@ -148,6 +119,7 @@ fn key(
     options: &KafkaOptions,
     contract: &Arc<Contract>,
     formats: &[Arc<dyn Format>],
+    context: &ConnectorContext,
 ) -> Result<Key> {
     let columns: Result<Vec<ContractColumn>> = options
         .key
@@ -162,18 +134,13 @@ fn key(
         })
         .collect();
     let contract = Contract { columns: columns?, modes: contract.modes, found: Vec::new() };
-    let json = KafkaOptions {
-        format: "ndjson".into(),
-        format_options: serde_json::Value::Null,
-        ..options.clone()
+    let only = match contract.columns.as_slice() {
+        [column] => Some(column.name_in_data().to_owned()),
+        _ => None,
     };
-    Ok(Key {
-        layout: layout(&json, &Arc::new(contract.clone()), formats)?,
-        only: match contract.columns.as_slice() {
-            [column] => Some(column.name_in_data().to_owned()),
-            _ => None,
-        },
-    })
+    let options = serde_json::Value::Null;
+    let format = messages::open(formats, "ndjson", &options, &Arc::new(contract), context)?;
+    Ok(Key { format, only })
 }
 
 #[async_trait]
@@ -219,7 +186,7 @@ impl StreamSource for KafkaSource {
     fn decoder(&self, projection: &[usize]) -> Result<Box<dyn BlockDecoder>> {
         Ok(Box::new(KafkaDecoder::new(
             &self.shared.options,
-            &self.layout,
+            &*self.format,
             self.key.as_ref(),
             &self.schema,
             projection,
@@ -228,14 +195,12 @@ impl StreamSource for KafkaSource {
 
     fn waits(&self) -> Vec<Wait> {
         let waits = self.shared.waits.lock();
-        waits
-            .iter()
-            .map(|(what, (reason, since))| Wait {
-                what: what.clone(),
-                reason: reason.clone(),
-                since: *since,
-            })
-            .collect()
+        let fetching = waits.iter().map(|(what, (reason, since))| Wait {
+            what: what.clone(),
+            reason: reason.clone(),
+            since: *since,
+        });
+        fetching.chain(self.format.waits()).collect()
     }
 
     fn discovery_interval(&self) -> Option<Duration> {

@@ -21,7 +21,7 @@ use super::service::EventLog;
 use super::source::{LogIngest, LogSource};
 use super::writer::Settled;
 use crate::formats::Format;
-use crate::messages::MessageFormat;
+use crate::messages::{self, MessageFormat};
 use crate::options;
 
 /// Where logs lie that name no folder.
@@ -54,9 +54,14 @@ impl LogConnector {
         Ok(options)
     }
 
-    fn format(&self, options: &LogOptions, spec: &SourceSpec) -> Result<MessageFormat> {
-        let LogOptions { format, format_options, .. } = options;
-        MessageFormat::open(&self.formats, format, format_options, &spec.contract)
+    fn format(
+        &self,
+        options: &LogOptions,
+        spec: &SourceSpec,
+        context: &ConnectorContext,
+    ) -> Result<Arc<dyn MessageFormat>> {
+        let format_options = Value::Object(options.format_options.clone());
+        messages::open(&self.formats, &options.format, &format_options, &spec.contract, context)
     }
 
     fn root(options: &LogOptions, spec: &SourceSpec, context: &ConnectorContext) -> PathBuf {
@@ -98,10 +103,10 @@ impl Connector for LogConnector {
         context: &ConnectorContext,
     ) -> Result<Arc<dyn StreamSource>> {
         let options = self.options(options)?;
-        let format = self.format(&options, &spec)?;
+        let format = self.format(&options, &spec, context)?;
         let root = Self::root(&options, &spec, context);
         Ok(Arc::new(LogSource {
-            schema: decode::schema(&format, &spec.contract)?,
+            schema: decode::schema(&*format, &spec.contract)?,
             told: self.told(&root),
             place: Place::open(self.files.clone(), root, options.partitions)?,
             options,
@@ -118,7 +123,7 @@ impl Connector for LogConnector {
         context: &ConnectorContext,
     ) -> Result<Arc<dyn Ingest>> {
         let options = self.options(options)?;
-        let format = self.format(&options, &spec)?;
+        let format = self.format(&options, &spec, context)?;
         let root = Self::root(&options, &spec, context);
         let told = self.told(&root);
         let mut logs = self.logs.lock();

@@ -10,7 +10,7 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use freshet_core::contract::Contract;
 use freshet_core::error::{Error, Result, ResultExt, code};
-use freshet_core::format::{Message, MessageDecoder, ReadSpec};
+use freshet_core::format::{Decoding, Message, MessageDecoder, ReadSpec};
 use freshet_core::record::Decoded;
 use freshet_core::stream::{Block, BlockDecoder};
 
@@ -21,7 +21,7 @@ use crate::messages::MessageFormat;
 pub(super) const PLACES: [&str; 4] = ["_partition", "_offset", "_time", "_key"];
 
 /// The columns of the format, then those of [`PLACES`].
-pub(super) fn schema(format: &MessageFormat, contract: &Contract) -> Result<SchemaRef> {
+pub(super) fn schema(format: &dyn MessageFormat, contract: &Contract) -> Result<SchemaRef> {
     let schema = format.schema();
     let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
     for name in PLACES {
@@ -65,7 +65,7 @@ enum Source {
 impl LogDecoder {
     /// Gives the columns `projection` of `schema`.
     pub fn new(
-        format: &MessageFormat,
+        format: &dyn MessageFormat,
         schema: &SchemaRef,
         projection: &[usize],
         max_record_bytes: usize,
@@ -205,16 +205,18 @@ impl LogDecoder {
 }
 
 impl BlockDecoder for LogDecoder {
-    fn decode(&mut self, block: &Block, out: &mut Decoded) -> Result<()> {
+    fn decode(&mut self, block: &Block, out: &mut Decoded) -> Result<Decoding> {
         self.find(block)?;
         let (batches, offsets) = (out.batches.len(), out.offsets.len());
-        self.records.decode(&block.bytes, &self.messages, out)?;
+        if self.records.decode(&block.bytes, &self.messages, out)? == Decoding::Waits {
+            return Ok(Decoding::Waits);
+        }
         let places = out.offsets.split_off(offsets);
         let found = out.batches.split_off(batches);
         for (batch, offsets) in found.iter().zip(&places) {
             out.batches.push(self.complete(block, batch, offsets)?);
         }
         out.offsets.extend(places);
-        Ok(())
+        Ok(Decoding::Done)
     }
 }

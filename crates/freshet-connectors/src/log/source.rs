@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use freshet_core::error::{Error, Result, code};
-use freshet_core::format::{Message, MessageDecoder, ReadSpec};
+use freshet_core::format::{Decoding, Message, MessageDecoder, ReadSpec};
 use freshet_core::ingest::{AppendRequest, Appended, Ingest, Record};
 use freshet_core::record::{Decoded, Reject};
 use freshet_core::source::Position;
-use freshet_core::stream::{BlockDecoder, Fetcher, Partition, StreamSource};
+use freshet_core::stream::{BlockDecoder, Fetcher, Partition, StreamSource, Wait};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -30,7 +31,7 @@ use crate::messages::MessageFormat;
 pub(super) struct LogSource {
     pub place: Place,
     pub options: LogOptions,
-    pub format: MessageFormat,
+    pub format: Arc<dyn MessageFormat>,
     pub schema: SchemaRef,
     pub told: watch::Sender<Option<Settled>>,
 }
@@ -52,7 +53,11 @@ impl StreamSource for LogSource {
 
     fn decoder(&self, projection: &[usize]) -> Result<Box<dyn BlockDecoder>> {
         let most = self.options.max_record_bytes.as_usize();
-        Ok(Box::new(LogDecoder::new(&self.format, &self.schema, projection, most)?))
+        Ok(Box::new(LogDecoder::new(&*self.format, &self.schema, projection, most)?))
+    }
+
+    fn waits(&self) -> Vec<Wait> {
+        self.format.waits()
     }
 
     async fn publish(&self, positions: &BTreeMap<Partition, Position>) -> Result<()> {
@@ -65,7 +70,7 @@ impl StreamSource for LogSource {
 /// A log that is pushed to.
 pub(super) struct LogIngest {
     pub log: Arc<EventLog>,
-    pub format: MessageFormat,
+    pub format: Arc<dyn MessageFormat>,
     pub max_record_bytes: usize,
     /// Decoders that wait for the next request.
     pub idle: Arc<Mutex<Vec<Box<dyn MessageDecoder>>>>,
@@ -73,6 +78,10 @@ pub(super) struct LogIngest {
 
 /// Requests up to this size are looked at where they arrive, larger ones on a thread of their own.
 const SMALL: usize = 64 << 10;
+/// How often records are looked at that need something which is still being fetched, and the time
+/// between: five seconds in all.
+const TRIES: usize = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 /// Decoders that are kept.
 const IDLE: usize = 16;
 
@@ -83,16 +92,32 @@ impl Ingest for LogIngest {
         let strict = request.strict;
         let records = request.records.len() as u64;
         let bytes: usize = request.records.iter().map(|record| record.value.len()).sum();
-        let (rejects, request) = if bytes <= SMALL {
-            (self.look_at(&request.records)?, request)
-        } else {
-            let looking = Self {
-                log: Arc::clone(&self.log),
-                format: self.format.clone(),
-                max_record_bytes: self.max_record_bytes,
-                idle: Arc::clone(&self.idle),
+        let mut request = request;
+        let mut tries = 0;
+        let rejects = loop {
+            let looked;
+            (looked, request) = if bytes <= SMALL {
+                (self.look_at(&request.records)?, request)
+            } else {
+                let looking = Self {
+                    log: Arc::clone(&self.log),
+                    format: Arc::clone(&self.format),
+                    max_record_bytes: self.max_record_bytes,
+                    idle: Arc::clone(&self.idle),
+                };
+                blocking(move || Ok((looking.look_at(&request.records)?, request))).await?
             };
-            blocking(move || Ok((looking.look_at(&request.records)?, request))).await?
+            if let Some(rejects) = looked {
+                break rejects;
+            }
+            tries += 1;
+            if tries > TRIES {
+                let waits = self.format.waits();
+                let reason = waits.first().map_or("something", |wait| wait.what.as_str());
+                let message = format!("records cannot be looked at yet: they wait for {reason}");
+                return Err(Error::new(code::SOURCE, message).retryable());
+            }
+            tokio::time::sleep(BETWEEN_TRIES).await;
         };
         let accepted = records - rejects.len() as u64;
         if strict && !rejects.is_empty() {
@@ -104,8 +129,9 @@ impl Ingest for LogIngest {
 }
 
 impl LogIngest {
-    /// What the contract says of records: those that it does not accept, by their numbers.
-    fn look_at(&self, records: &[Record]) -> Result<Vec<Reject>> {
+    /// What the contract says of records: those that it does not accept, by their numbers. `None`
+    /// where that cannot be said yet.
+    fn look_at(&self, records: &[Record]) -> Result<Option<Vec<Reject>>> {
         let idle = self.idle.lock().pop();
         let mut decoder = match idle {
             Some(decoder) => decoder,
@@ -133,12 +159,12 @@ impl LogIngest {
             }
         };
         // Where the contract freezes, a bad record is an error here, and nothing is kept.
-        decoder.decode(&bytes, &messages, &mut decoded)?;
+        let decoding = decoder.decode(&bytes, &messages, &mut decoded)?;
         let mut idle = self.idle.lock();
         if idle.len() < IDLE {
             idle.push(decoder);
         }
-        Ok(decoded.rejects)
+        Ok((decoding == Decoding::Done).then_some(decoded.rejects))
     }
 }
 

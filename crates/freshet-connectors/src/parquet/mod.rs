@@ -3,7 +3,6 @@
 //!
 //! The place of a row is its number in the file: `_offset` counts from 0, lines from 1.
 
-mod convert;
 mod read;
 
 use std::sync::Arc;

@@ -8,21 +8,20 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 use arrow::json::LineDelimitedWriter;
-use arrow::util::display::array_value_to_string;
 use async_trait::async_trait;
 use freshet_core::contract::ContractMode;
 use freshet_core::error::{Error, Result, ResultExt, code};
 use freshet_core::format::ReadSpec;
-use freshet_core::record::{Decoded, Reject, Rule};
+use freshet_core::record::{Decoded, Reject};
 use futures::StreamExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
 
-use super::convert::{convert, exact};
 use super::{Columns, Reader, broken, guarded};
 use crate::files::Blob;
 use crate::formats::BlockReader;
-use crate::values::{Fault, Rules, ValueFormats};
+use crate::values::convert::{Fitted, Refusal, exact, fit};
+use crate::values::{Rules, ValueFormats};
 
 /// Reads one row group.
 pub struct GroupReader {
@@ -34,13 +33,6 @@ pub struct GroupReader {
     output: SchemaRef,
     offsets: bool,
     row: u64,
-}
-
-/// Why a row is rejected.
-struct Refusal {
-    rule: Rule,
-    column: String,
-    message: Cow<'static, str>,
 }
 
 impl GroupReader {
@@ -98,44 +90,20 @@ impl GroupReader {
                 .and_then(|index| batch.columns().get(index))
                 .ok_or_else(|| Error::internal("a Parquet column was not read"))
         };
-        let mut refusals: BTreeMap<usize, Refusal> = BTreeMap::new();
+        let mut read = Vec::with_capacity(columns.declared.len());
+        for (place, rules) in columns.declared.iter().zip(&self.rules) {
+            read.push(match (place, rules) {
+                (Some(place), Some(rules)) => Some((array_at(*place)?, rules)),
+                _ => None,
+            });
+        }
+        let Fitted { arrays, mut refusals, discarded } =
+            fit(&columns.contract, &read, &mut out.evolution)?;
         if let Some((rule, column, message)) = &columns.condemned {
             refusals.extend((0..rows).map(|row| {
                 let message = Cow::Owned(message.clone());
                 (row, Refusal { rule: *rule, column: column.clone(), message })
             }));
-        }
-        let mut discarded: BTreeMap<usize, u64> = BTreeMap::new();
-        let mut arrays: Vec<Option<ArrayRef>> = Vec::new();
-        for (index, place) in columns.declared.iter().enumerate() {
-            let (Some(place), Some(rules)) = (place, &self.rules[index]) else {
-                arrays.push(None);
-                continue;
-            };
-            let array = array_at(*place)?;
-            let converted = convert(array, rules)?;
-            for (row, fault) in converted.faults {
-                let discards = columns.contract.modes.bad_values == ContractMode::DiscardValue
-                    && rules.declared().nullable
-                    && fault != Fault::Missing;
-                if discards {
-                    *discarded.entry(row).or_default() += 1;
-                    continue;
-                }
-                let text = array_value_to_string(array, row).unwrap_or_default();
-                if columns.contract.modes.bad_values == ContractMode::Evolve
-                    && matches!(fault, Fault::Type | Fault::Range)
-                    && let Some(wider) = rules.widened(text.as_bytes())
-                {
-                    out.evolution.widen(rules.name(), wider);
-                }
-                refusals.entry(row).or_insert_with(|| Refusal {
-                    rule: fault.rule(),
-                    column: rules.name().to_owned(),
-                    message: rules.message(fault, text.as_bytes()),
-                });
-            }
-            arrays.push(Some(converted.array));
         }
         let mut output: Vec<ArrayRef> = Vec::with_capacity(self.output.fields().len());
         for field in self.output.fields() {

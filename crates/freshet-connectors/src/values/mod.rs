@@ -6,6 +6,7 @@
 //!
 //! Nothing here knows a format: the fields of CSV and the strings of JSON come in the same way.
 
+pub mod convert;
 mod fields;
 mod number;
 mod pattern;

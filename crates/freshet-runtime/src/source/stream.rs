@@ -9,6 +9,7 @@ use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use freshet_core::error::Error;
+use freshet_core::format::Decoding;
 use freshet_core::record::{Decoded, Reject};
 use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::source::Position;
@@ -26,6 +27,11 @@ const AHEAD: usize = 16 << 20;
 
 /// The longest wait between two tries to fetch, in microseconds; the first is a hundredth of it.
 const LONGEST_WAIT: i64 = 10_000_000;
+
+/// Waits between two tries to decode a block whose records need something that is being fetched, in
+/// microseconds.
+const SHORTEST_HOLD: i64 = 5_000;
+const LONGEST_HOLD: i64 = 200_000;
 
 /// A stream that a job reads.
 #[derive(Debug, Clone)]
@@ -76,7 +82,7 @@ impl JobSource for StreamInput {
             fetching.discover().await?;
             self.io.spawn(Box::pin(fetching.run()));
             let decoder = self.source.decoder(&self.projection)?;
-            feeds.push(Box::new(StreamFeed { shared, decoder, splits: Vec::new() }));
+            feeds.push(Box::new(StreamFeed { shared, decoder, splits: Vec::new(), held: None }));
         }
         Ok(feeds)
     }
@@ -221,6 +227,16 @@ struct StreamFeed {
     decoder: Box<dyn BlockDecoder>,
     /// Partitions and where reading stands; `None` before their first block.
     splits: Vec<(Partition, Option<Position>)>,
+    held: Option<Held>,
+}
+
+/// A block that cannot be decoded yet.
+struct Held {
+    block: Block,
+    /// The time of day at which it is tried again, in microseconds since 1970.
+    again: i64,
+    /// The wait before that.
+    wait: i64,
 }
 
 impl fmt::Debug for StreamFeed {
@@ -265,18 +281,29 @@ impl Feed for StreamFeed {
         self.shared.state.lock().partitions.len()
     }
 
-    fn next(&mut self, _now: i64) -> Result<Fed> {
+    fn next(&mut self, now: i64) -> Result<Fed> {
         if let Some(error) = self.shared.state.lock().failed.take() {
             return Err(error);
         }
         self.learn();
-        let block = match self.take() {
-            Ok(Some(block)) => block,
-            Ok(None) => return Ok(Fed::Nothing),
-            Err(end) => return Ok(end),
+        let (block, waited) = match self.held.take() {
+            Some(held) if held.again > now => {
+                self.held = Some(held);
+                return Ok(Fed::Nothing);
+            }
+            Some(held) => (held.block, held.wait),
+            None => match self.take() {
+                Ok(Some(block)) => (block, 0),
+                Ok(None) => return Ok(Fed::Nothing),
+                Err(end) => return Ok(end),
+            },
         };
         let mut decoded = Decoded::default();
-        self.decoder.decode(&block, &mut decoded)?;
+        if self.decoder.decode(&block, &mut decoded)? == Decoding::Waits {
+            let wait = (waited * 2).clamp(SHORTEST_HOLD, LONGEST_HOLD);
+            self.held = Some(Held { block, again: now + wait, wait });
+            return Ok(Fed::Nothing);
+        }
         if !decoded.balances() {
             return Err(Error::internal("a block's records are not all accounted for"));
         }
@@ -298,6 +325,10 @@ impl Feed for StreamFeed {
             })
             .collect();
         Ok(Fed::Rows { split: block.partition, rows, dead })
+    }
+
+    fn deadline(&self) -> Option<i64> {
+        self.held.as_ref().map(|held| held.again)
     }
 
     fn positions(&self) -> Vec<SplitPosition> {
@@ -336,3 +367,6 @@ fn dead_letters(partition: &Partition, rejects: &[Reject]) -> Result<RecordBatch
     ];
     RecordBatch::try_new(dead_letter_schema(), columns).map_err(arrow_error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,16 +63,14 @@ fn fields(bytes: &[u8], options: &CsvOptions, limit: usize) -> Result<(Vec<Field
                 return Err(No::TooLong);
             }
             at += 1;
+            // A line that goes on beyond the limit is no record in the first place, whatever else
+            // stands in it: who reads it in pieces does not see its end.
+            let line = (at..).find(|at| ends(*at)).unwrap_or(bytes.len());
+            if options.quoted_newlines && line > limit && bytes[..at].contains(&b'\n') {
+                return Err(No::TooLong);
+            }
             if !ends(at) && !is(at, Some(options.delimiter)) {
-                // A line that goes on beyond the limit is no record in the first place.
-                let line = (at..).find(|at| ends(*at)).unwrap_or(bytes.len());
-                return Err(
-                    if options.quoted_newlines && line > limit && bytes[..at].contains(&b'\n') {
-                        No::TooLong
-                    } else {
-                        No::MidField
-                    },
-                );
+                return Err(No::MidField);
             }
         } else {
             while !ends(at) && !is(at, Some(options.delimiter)) {

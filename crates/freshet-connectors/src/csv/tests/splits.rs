@@ -163,6 +163,20 @@ fn a_field_that_holds_records_misleads_no_unit() {
 }
 
 #[test]
+fn a_last_line_just_beyond_the_limit_is_too_long_though_its_quote_is_open_at_the_end() {
+    // Two bytes are room for a line end; here they are the record's own.
+    let file = b"\"\"\"\r\n\"\"note of more than twelve bytes,\",\"";
+    assert_eq!(file.len(), 41);
+    let works = [1, 7, 100].map(|split_size| Work { split_size, workers: 2, turns: vec![0, 1] });
+    for limit in 37..=42 {
+        check_split(file, &quoted(), limit, &works);
+        check_all_ways(file, &quoted(), limit);
+    }
+    let decoded = reference::decode(file, &quoted(), 40);
+    assert_eq!(decoded.rejects[0].message, "a quote is not closed within 40 bytes");
+}
+
+#[test]
 fn one_worker_gets_through_while_another_one_rests() {
     // More units than may wait: who gets on walks through the units of who does not.
     let file: String = (0..400).map(|i| format!("{i},\"two\nlines, {i}\",{i}.5\n")).collect();

@@ -159,7 +159,8 @@ async fn a_broker_that_is_killed_under_load_costs_no_record_and_doubles_none() {
                         let block = block.expect("no error that lasts").expect("no end");
                         let mut decoder = source.decoder(&[0]).expect("a decoder");
                         let mut out = Decoded::default();
-                        decoder.decode(&block, &mut out).expect("sound");
+                        let decoding = decoder.decode(&block, &mut out).expect("sound");
+                        assert_eq!(decoding, Decoding::Done);
                         enter(&out, &mut seen);
                     }
                     () = tokio::time::sleep(Duration::from_millis(20)) => {}

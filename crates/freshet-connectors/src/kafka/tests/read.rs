@@ -40,6 +40,32 @@ async fn all_compressions_are_read_with_what_is_known_of_each_message() {
 }
 
 #[tokio::test]
+async fn values_are_read_as_they_are_in_a_column_of_text_or_bytes() {
+    let mut fixture = Fixture::new("raw", 1, &[]).await;
+    let messages = [(Some("k"), Some("{\"id\":")), (None, Some("")), (None, None)];
+    fixture.send(0, &messages, Compression::Lz4).await;
+    let mut batch = BatchBuilder::default();
+    batch.push(None, Some(b"\xff"), &[], SystemClock.now_micros() / 1000);
+    fixture.deliver(0, batch.finish(Compression::None).expect("as it is"), None, None).await;
+    for (columns, rows, rejects) in [
+        (vec![], ["+I {\"id\":,6b,0", "+I ,-,1"].as_slice(), ["3 encoding"].as_slice()),
+        (
+            vec![ContractColumn::new("bytes", ColumnType::Binary)],
+            &["+I 7b226964223a,6b,0", "+I ,-,1", "+I ff,-,3"],
+            &[],
+        ),
+    ] {
+        let contract = Contract { columns, ..Contract::default() };
+        let source = source_of(&fixture.options(json!({"format": "raw"})), contract);
+        let source = source.expect("valid options");
+        let seen = read(&source, &[0, 4, 2], Start::Earliest, 4).await;
+        assert_eq!(seen.filtered, 1);
+        assert_eq!(seen.rows, rows);
+        assert_eq!(seen.rejects, rejects);
+    }
+}
+
+#[tokio::test]
 async fn records_of_aborted_transactions_are_not_read() {
     let mut fixture = Fixture::new("aborted", 1, &[]).await;
     let line = |id: i32| {

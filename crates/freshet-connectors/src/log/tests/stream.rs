@@ -3,6 +3,7 @@
 use arrow::util::pretty::pretty_format_batches;
 use freshet_core::contract::{Constraint, Contract, ContractColumn};
 use freshet_core::error::code;
+use freshet_core::format::Decoding;
 use freshet_core::ingest::{AppendRequest, Ingest};
 use freshet_core::record::{Decoded, Rule};
 use freshet_core::registry::{Connector, ConnectorContext, SourceSpec};
@@ -85,7 +86,7 @@ fn decode(source: &dyn StreamSource, blocks: &[Block], projection: &[usize]) -> 
     let mut decoder = source.decoder(projection).unwrap();
     let mut out = Decoded::default();
     for block in blocks {
-        decoder.decode(block, &mut out).unwrap();
+        assert_eq!(decoder.decode(block, &mut out).unwrap(), Decoding::Done);
         assert!(out.balances());
     }
     out

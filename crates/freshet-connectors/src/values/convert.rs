@@ -1,21 +1,88 @@
-//! Columns of a file to the types of the contract, with the rows at fault.
+//! Columns that come as Arrow arrays, as those of Parquet and Avro do, to the types of the contract,
+//! with the rows at fault.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::DataType;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow::util::display::{ArrayFormatter, FormatOptions, array_value_to_string};
+use freshet_core::contract::{Contract, ContractMode, Evolution};
 use freshet_core::error::{Result, ResultExt, code};
+use freshet_core::record::Rule;
 
-use crate::values::{Fault, Rules};
+use super::{Fault, Rules};
+
+/// Why a row is rejected.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// What it breaks.
+    pub rule: Rule,
+    /// Where.
+    pub column: String,
+    /// How, for a person.
+    pub message: Cow<'static, str>,
+}
+
+/// Some rows, held against a contract.
+#[derive(Debug, Default)]
+pub struct Fitted {
+    /// The contract's columns; `None` where there was none to read.
+    pub arrays: Vec<Option<ArrayRef>>,
+    /// The rows that are rejected.
+    pub refusals: BTreeMap<usize, Refusal>,
+    /// Values that became null, by row.
+    pub discarded: BTreeMap<usize, u64>,
+}
+
+/// Brings `columns`, one for each of the contract's with its rules, to their declared types. What is
+/// wrong with a row is said of its first column that is at fault.
+pub fn fit(
+    contract: &Contract,
+    columns: &[Option<(&ArrayRef, &Rules)>],
+    evolution: &mut Evolution,
+) -> Result<Fitted> {
+    let mut fitted = Fitted::default();
+    for column in columns {
+        let Some((array, rules)) = column else {
+            fitted.arrays.push(None);
+            continue;
+        };
+        let converted = convert(array, rules)?;
+        for (row, fault) in converted.faults {
+            let discards = contract.modes.bad_values == ContractMode::DiscardValue
+                && rules.declared().nullable
+                && fault != Fault::Missing;
+            if discards {
+                *fitted.discarded.entry(row).or_default() += 1;
+                continue;
+            }
+            let text = array_value_to_string(array, row).unwrap_or_default();
+            if contract.modes.bad_values == ContractMode::Evolve
+                && matches!(fault, Fault::Type | Fault::Range)
+                && let Some(wider) = rules.widened(text.as_bytes())
+            {
+                evolution.widen(rules.name(), wider);
+            }
+            fitted.refusals.entry(row).or_insert_with(|| Refusal {
+                rule: fault.rule(),
+                column: rules.name().to_owned(),
+                message: rules.message(fault, text.as_bytes()),
+            });
+        }
+        fitted.arrays.push(Some(converted.array));
+    }
+    Ok(fitted)
+}
 
 /// A column and the rows of it that are at fault.
-pub struct Converted {
+struct Converted {
     /// Null where the value is at fault.
-    pub array: ArrayRef,
+    array: ArrayRef,
     /// Rows and what is wrong with them, ascending.
-    pub faults: Vec<(usize, Fault)>,
+    faults: Vec<(usize, Fault)>,
 }
 
 /// Whether values are text, whatever its encoding.
@@ -29,7 +96,7 @@ fn is_text(data_type: &DataType) -> bool {
 
 /// Brings `array` to a column's declared type: text is read as any text is, and every other value
 /// must come through exactly.
-pub fn convert(array: &ArrayRef, rules: &Rules) -> Result<Converted> {
+fn convert(array: &ArrayRef, rules: &Rules) -> Result<Converted> {
     let declared = rules.declared();
     let target = declared.data_type.arrow();
     let by_text =

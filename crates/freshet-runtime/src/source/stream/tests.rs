@@ -1,0 +1,74 @@
+//! Decoders that cannot go on yet.
+
+use bytes::Bytes;
+use freshet_core::stream::EventTime;
+
+use super::*;
+
+/// Waits as often as it is told, then gives nothing but its position.
+struct Slow(u32);
+
+impl BlockDecoder for Slow {
+    fn decode(&mut self, _block: &Block, out: &mut Decoded) -> Result<Decoding> {
+        // Of no use where it waits.
+        out.records = 1;
+        if self.0 > 0 {
+            self.0 -= 1;
+            return Ok(Decoding::Waits);
+        }
+        out.filtered = 1;
+        Ok(Decoding::Done)
+    }
+}
+
+#[derive(Debug)]
+struct NoWake;
+
+impl Wake for NoWake {
+    fn wake(&self) {}
+}
+
+fn feed(waits: u32, blocks: &[u64]) -> StreamFeed {
+    let mut state = State::default();
+    state.partitions.push((Partition("p".into()), Start::At(Position(0))));
+    for position in blocks {
+        state.blocks.push_back(Block {
+            partition: 0,
+            bytes: Bytes::new(),
+            position: Position(*position),
+            next: Position(position + 1),
+            written: Some(EventTime::MIN.0),
+        });
+    }
+    StreamFeed {
+        shared: Arc::new(Shared { state: Mutex::new(state), wake: Arc::new(NoWake) }),
+        decoder: Box::new(Slow(waits)),
+        splits: Vec::new(),
+        held: None,
+    }
+}
+
+#[test]
+fn a_block_that_cannot_be_decoded_yet_is_tried_again_and_none_overtakes_it() {
+    let mut feed = feed(8, &[0, 1]);
+    let mut now = 0;
+    let mut tries = Vec::new();
+    let position = |feed: &StreamFeed| feed.positions().first().map(|split| split.position.0);
+    loop {
+        match feed.next(now).expect("no error") {
+            Fed::Rows { .. } => break,
+            Fed::Nothing => {}
+            Fed::End => panic!("it does not end"),
+        }
+        assert_eq!(position(&feed), Some(0), "what was not decoded was not read");
+        let again = feed.deadline().expect("it is tried again");
+        // Before that nothing happens, though there is another block.
+        assert!(matches!(feed.next(again - 1), Ok(Fed::Nothing)));
+        tries.push(again - now);
+        now = again;
+    }
+    assert_eq!(tries, [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 200_000, 200_000]);
+    assert_eq!((position(&feed), feed.deadline()), (Some(1), None));
+    assert!(matches!(feed.next(now), Ok(Fed::Rows { .. })));
+    assert_eq!(position(&feed), Some(2));
+}
