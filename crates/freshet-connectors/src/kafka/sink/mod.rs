@@ -20,7 +20,7 @@ use freshet_core::registry::ConnectorContext;
 use freshet_core::rows::Rows;
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{
-    Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
+    Changes, Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
 };
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
@@ -102,6 +102,17 @@ impl StreamSink for KafkaSink {
             Promise::ExactlyOnce => Guarantee::ExactlyOnce,
             Promise::AtLeastOnce => Guarantee::AtLeastOnce,
         }
+    }
+
+    fn changes(&self) -> Changes {
+        match self.options.upsert {
+            true => Changes::Upsert { key: self.options.key.clone() },
+            false => Changes::Append,
+        }
+    }
+
+    fn target(&self) -> String {
+        format!("topic \"{}\"", self.topic)
     }
 
     fn stage_in(&self, store: Arc<dyn ObjectStore>) {
