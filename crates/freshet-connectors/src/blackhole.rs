@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use freshet_core::error::Result;
-use freshet_core::registry::{
-    Connector, ConnectorContext, ConnectorInfo, Role, StreamSinkSpec,
-};
+use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, StreamSinkSpec};
 use freshet_core::rows::Rows;
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{

@@ -9,9 +9,7 @@ use arrow::datatypes::Field;
 use arrow::json::writer::{EncoderOptions, make_encoder};
 use async_trait::async_trait;
 use freshet_core::error::{Result, ResultExt, code};
-use freshet_core::registry::{
-    Connector, ConnectorContext, ConnectorInfo, Role, StreamSinkSpec,
-};
+use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, StreamSinkSpec};
 use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{

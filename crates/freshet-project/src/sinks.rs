@@ -74,8 +74,10 @@ fn read_one(entry: &Json, what: &str, location: &Location) -> Result<SinkConfig,
         _ => return Err(shape(entry, what, location)),
     };
     let wrong = |field: &str, expected: &str| {
-        let message =
-            format!("field \"{field}\" of a sink of {what} is {}, which is not {expected}", fields[field]);
+        let message = format!(
+            "field \"{field}\" of a sink of {what} is {}, which is not {expected}",
+            fields[field]
+        );
         Error::new(code::CONFIG, message).at(location.clone())
     };
     let text = |field: &str| match fields.get(field) {
@@ -104,7 +106,9 @@ fn read_one(entry: &Json, what: &str, location: &Location) -> Result<SinkConfig,
     let options = fields.iter().filter(|(name, _)| !OWN.contains(&name.as_str()));
     let options: Map<String, Json> =
         options.map(|(name, value)| (name.clone(), value.clone())).collect();
-    if let Some(option) = options.iter().find_map(|(name, value)| holds_secret(value).then_some(name)) {
+    if let Some(option) =
+        options.iter().find_map(|(name, value)| holds_secret(value).then_some(name))
+    {
         return Err(Error::new(
             code::SECRET,
             format!("option \"{option}\" of a sink of {what} refers to a secret"),

@@ -20,7 +20,9 @@ pub mod source;
 use std::sync::Arc;
 
 use freshet_core::error::Result;
-use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec, StreamSinkSpec};
+use freshet_core::registry::{
+    Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec, StreamSinkSpec,
+};
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{StreamSink, StreamSource};
 use serde_json::Value;

@@ -96,6 +96,9 @@ pub struct KafkaOptions {
     pub transactional_id: Option<String>,
     /// As a sink: how long a transaction may stay open before the cluster aborts it. Default: `1m`.
     pub transaction_timeout: HumanDuration,
+    /// As a sink: makes the topic with so many partitions where it is missing, with the cluster's own
+    /// settings. Default: a missing topic is an error.
+    pub create_partitions: Option<i32>,
     /// As a sink: how batches are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`. Default: `lz4`.
     pub compression: Codec,
     /// As a sink: the size of a batch before compression. Default: `512KiB`.
@@ -141,6 +144,7 @@ impl Default for KafkaOptions {
             upsert: false,
             transactional_id: None,
             transaction_timeout: seconds(60),
+            create_partitions: None,
             compression: Codec::Lz4,
             batch_bytes: ByteSize(512 << 10),
             headers: Vec::new(),
@@ -375,6 +379,9 @@ impl KafkaOptions {
                     format!("option \"{option}\" is {size}: it must be between 1KiB and 1GiB"),
                 ));
             }
+        }
+        if self.create_partitions.is_some_and(|partitions| !(1..=10_000).contains(&partitions)) {
+            return wrong("option \"create_partitions\" must be between 1 and 10000");
         }
         if self.tombstones == Tombstones::Delete && self.key.is_empty() {
             return wrong(

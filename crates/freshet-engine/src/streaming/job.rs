@@ -112,7 +112,10 @@ impl Engine {
     pub(crate) async fn check_stream(&self, node: &Node) -> Result<SchemaRef> {
         let context = self.query_context()?;
         let plan = self.stream_sql(&context, node, &mut BTreeMap::new()).await?;
-        Ok(Arc::clone(plan.schema().inner()))
+        let schema = Arc::clone(plan.schema().inner());
+        let outcome = Outcome { stage: 0, schema: &schema, updating: false };
+        self.plan_sinks(node, "", &outcome, 0)?;
+        Ok(schema)
     }
 
     async fn plan_stream(

@@ -64,6 +64,42 @@ impl Engine {
         stages: &mut Vec<StagePlan>,
         options: &StreamOptions,
     ) -> Result<Vec<JobSink>> {
+        let mut sinks = Vec::new();
+        for (described, plan) in self.plan_sinks(node, job, outcome, options.commit_interval)? {
+            sinks.push(described);
+            let output = &mut stages[outcome.stage];
+            if output.sink.is_none() {
+                output.sink = Some(plan);
+                continue;
+            }
+            let edge = EdgePlan {
+                from: outcome.stage,
+                operator: output.operators.len().saturating_sub(1),
+                port: MAIN,
+                input: 0,
+                partitioning: Partitioning::Forward,
+                schema: Arc::clone(outcome.schema),
+            };
+            let stage = StagePlan {
+                id: format!("into {}", plan.id),
+                parallelism: output.parallelism,
+                input: StageInput::Edges(vec![edge]),
+                operators: Vec::new(),
+                sink: Some(plan),
+            };
+            stages.push(stage);
+        }
+        Ok(sinks)
+    }
+
+    /// The sinks of a model; touches nothing outside. `commit_interval` is in microseconds.
+    pub(super) fn plan_sinks(
+        &self,
+        node: &Node,
+        job: &str,
+        outcome: &Outcome<'_>,
+        commit_interval: i64,
+    ) -> Result<Vec<(JobSink, SinkPlan)>> {
         let table = [SinkConfig {
             connector: SinkConfig::TABLE.to_owned(),
             connection: None,
@@ -75,54 +111,33 @@ impl Engine {
             [] => &table,
             named => named,
         };
-        let mut sinks = Vec::new();
-        let mut ids = BTreeMap::new();
+        let mut sinks: Vec<(JobSink, SinkPlan)> = Vec::new();
         for config in configs {
             let at = |error: Error| error.at(config.location.clone());
             let (id, sink, figures) =
                 self.sink_of(node, job, outcome.schema, config).map_err(at)?;
-            check_changes(&sink.changes(), outcome, &sink.target()).map_err(at)?;
-            if let Some(other) = ids.insert(id.clone(), config.connector.clone()) {
+            let target = sink.target();
+            check_changes(&sink.changes(), outcome, &target).map_err(at)?;
+            if sinks.iter().any(|(_, other)| other.id == id) {
                 return Err(at(Error::new(
                     code::CONFIG,
-                    format!("two sinks of model \"{}\" write to {}", node.id, sink.target()),
+                    format!("two sinks of model \"{}\" write to {target}", node.id),
                 )
-                .hint(format!("leave one of \"{other}\" and \"{}\" out", config.connector))));
+                .hint("leave one of them out")));
             }
             let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
             let commit_interval = match config.commit_interval {
                 Some(interval) => micros(interval.0),
-                None if sink.makes_files() => options.commit_interval,
+                None if sink.makes_files() => commit_interval,
                 None => 0,
             };
-            sinks.push(JobSink {
-                target: sink.target(),
+            let described = JobSink {
+                target,
                 guarantee: sink.guarantee(),
                 commit_interval: Duration::from_micros(commit_interval.unsigned_abs()),
                 figures,
-            });
-            let plan = SinkPlan { id, sink, commit_interval };
-            let output = &mut stages[outcome.stage];
-            match &output.sink {
-                None => output.sink = Some(plan),
-                Some(_) => {
-                    let stage = StagePlan {
-                        id: format!("into {}", plan.id),
-                        parallelism: output.parallelism,
-                        input: StageInput::Edges(vec![EdgePlan {
-                            from: outcome.stage,
-                            operator: output.operators.len().saturating_sub(1),
-                            port: MAIN,
-                            input: 0,
-                            partitioning: Partitioning::Forward,
-                            schema: Arc::clone(outcome.schema),
-                        }]),
-                        operators: Vec::new(),
-                        sink: Some(plan),
-                    };
-                    stages.push(stage);
-                }
-            }
+            };
+            sinks.push((described, SinkPlan { id, sink, commit_interval }));
         }
         Ok(sinks)
     }

@@ -17,7 +17,9 @@ use super::{Findings, ValidateConnector, duplicate, stem};
 use crate::checks::{self, CheckSettings, Subject};
 use crate::config::{self, ConfigTree, Layer};
 use crate::graph;
-use crate::model::{Check, CheckTarget, Node, NodeColumn, NodeConfig, NodeKind, SinkConfig, SourceTable};
+use crate::model::{
+    Check, CheckTarget, Node, NodeColumn, NodeConfig, NodeKind, SinkConfig, SourceTable,
+};
 use crate::props::{ColumnProps, ModelProps};
 use crate::render::{
     Captured, Index, Mode, ModelEntry, ModelScope, Scope, Templates, line_of_call, slashed,
@@ -224,7 +226,8 @@ impl Loader<'_> {
         if let (Some(validate), false) = (self.validate_sink, sink.is_table())
             && let Err(error) = validate(&sink.connector, &Json::Object(sink.options.clone()))
         {
-            let message = format!("sink \"{}\" of model \"{model}\": {}", sink.connector, error.message());
+            let message =
+                format!("sink \"{}\" of model \"{model}\": {}", sink.connector, error.message());
             let mut named = Error::new(error.code(), message).at(at());
             if let Some(hint) = error.hint_text() {
                 named = named.hint(hint.to_owned());
