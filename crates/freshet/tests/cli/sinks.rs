@@ -92,7 +92,7 @@ fn a_table_that_the_list_leaves_out_is_not_made() {
     }
     child.kill().expect("it runs");
     child.wait().expect("it was killed");
-    project.run(&["sql", "select count(*) from routed"]).exits(1);
+    project.run(&["sql", "select count(*) from routed"]).exits(2).says(&["does not exist"]);
 }
 
 #[test]
