@@ -1,6 +1,7 @@
 //! One file for each connector and each format, and the registry of them.
 
 pub mod avro;
+pub mod blackhole;
 pub mod csv;
 pub mod files;
 pub mod formats;
@@ -12,6 +13,7 @@ pub mod messages;
 pub mod options;
 pub mod parquet;
 pub mod postgres;
+pub mod print;
 pub mod values;
 
 use std::sync::Arc;
@@ -43,6 +45,8 @@ pub fn registry() -> Registry {
         Arc::new(kafka::KafkaConnector::new(formats())),
         Arc::new(log::LogConnector::new(formats())),
         Arc::new(postgres::PostgresConnector),
+        Arc::new(print::PrintConnector),
+        Arc::new(blackhole::BlackholeConnector),
     ];
     connectors.extend(
         formats().into_iter().map(|format| Arc::new(FormatConnector(format)) as Arc<dyn Connector>),

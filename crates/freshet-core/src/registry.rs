@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
+
 use crate::config::{HumanDuration, Share, nearest};
 use crate::contract::Contract;
 use crate::error::{Error, Result, code};
@@ -23,6 +25,8 @@ pub enum Role {
     Ingest,
     /// It is written.
     Sink,
+    /// It is written without an end.
+    StreamSink,
     /// It turns bytes into records.
     Format,
 }
@@ -64,6 +68,37 @@ pub struct SourceSpec {
     pub max_bad: Share,
     /// Files younger than this are left for the next run.
     pub settle: HumanDuration,
+}
+
+/// What a sink of a stream is asked for beside its options.
+#[derive(Debug, Clone)]
+pub struct StreamSinkSpec {
+    /// Who writes, the same as long as the job is the same: `environment/model`.
+    pub writer: String,
+    /// The name of what is written, where the options give none: the model's.
+    pub table: String,
+    /// The columns of the rows.
+    pub schema: SchemaRef,
+    /// The columns that identify a row, where the model says so.
+    pub unique_key: Vec<String>,
+}
+
+impl StreamSinkSpec {
+    /// An error where the rows have no such column; `option` is what names it.
+    pub fn check_column(&self, option: &str, column: &str) -> Result<()> {
+        if self.schema.index_of(column).is_ok() {
+            return Ok(());
+        }
+        let names = self.schema.fields().iter().map(|field| field.name().as_str());
+        let error = Error::new(
+            code::CONFIG,
+            format!("the result has no column \"{column}\", which option \"{option}\" names"),
+        );
+        Err(match nearest(column, names.clone()) {
+            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+            None => error.hint(format!("columns are {}", names.collect::<Vec<_>>().join(", "))),
+        })
+    }
 }
 
 /// A connector, its option types erased.
@@ -116,14 +151,28 @@ pub trait Connector: Debug + Send + Sync {
         Err(self.not(Role::Sink))
     }
 
-    /// Makes a sink that writes `table` without an end.
+    /// JSON schema of its options as a sink of streams, where they are not those of
+    /// [`Self::info`].
+    fn stream_sink_options(&self) -> Option<schemars::Schema> {
+        None
+    }
+
+    /// Checks options of a sink of a stream without touching anything outside.
+    fn validate_stream_sink(&self, options: &serde_json::Value) -> Result<()> {
+        if !self.info().roles.contains(&Role::StreamSink) {
+            return Err(self.not(Role::StreamSink));
+        }
+        self.validate(options)
+    }
+
+    /// Makes a sink that is written without an end. Touches nothing outside.
     fn stream_sink(
         &self,
         _options: &serde_json::Value,
-        _table: &str,
+        _spec: &StreamSinkSpec,
         _context: &ConnectorContext,
     ) -> Result<Arc<dyn StreamSink>> {
-        Err(self.not(Role::Sink))
+        Err(self.not(Role::StreamSink))
     }
 
     /// The error of asking for a role that the connector does not have.
@@ -133,6 +182,7 @@ pub trait Connector: Debug + Send + Sync {
             Role::Stream => "read as a stream",
             Role::Ingest => "pushed to",
             Role::Sink => "written",
+            Role::StreamSink => "written as a stream",
             Role::Format => "used as a format",
         };
         Error::new(code::CONFIG, format!("connector \"{}\" cannot be {what}", self.info().name))
@@ -162,6 +212,11 @@ impl Registry {
                 None => error.hint("`freshet connectors` lists all"),
             }
         })
+    }
+
+    /// All of them, in the order of registration.
+    pub fn connectors(&self) -> &[Arc<dyn Connector>] {
+        &self.connectors
     }
 
     /// What users can choose from, in the order of registration.

@@ -199,11 +199,40 @@ pub struct PendingCommit {
     pub parts: Vec<Token>,
 }
 
+/// Which changes a sink can take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changes {
+    /// New rows alone: a result that takes rows back cannot be written to it.
+    Append,
+    /// Rows replace those with the same key, and rows that are taken back are deleted by their key.
+    /// What was before an update need not be told.
+    Upsert {
+        /// The columns that make the key.
+        key: Vec<String>,
+    },
+    /// Every change, what was before an update included.
+    All,
+}
+
 /// A configured sink of a stream.
 #[async_trait]
 pub trait StreamSink: fmt::Debug + Send + Sync {
     /// What it promises.
     fn guarantee(&self) -> Guarantee;
+
+    /// Which changes it can take.
+    fn changes(&self) -> Changes {
+        Changes::Append
+    }
+
+    /// What it writes to, in a few words: `topic "orders"`. It stays the same for as long as it is
+    /// the same target: checkpoints know the sink by it.
+    fn target(&self) -> String;
+
+    /// Whether each commit makes files, so that few large commits are better than many small ones.
+    fn makes_files(&self) -> bool {
+        false
+    }
 
     /// Where staged rows may be kept until they are committed: as durable as checkpoints, and the
     /// same for all instances of the job. Told before [`Self::open`].

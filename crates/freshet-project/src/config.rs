@@ -33,6 +33,7 @@ pub const NAMES: &[&str] = &[
     "on_schema_change",
     "partition_by",
     "schema",
+    "sinks",
     "tags",
     "unique_key",
 ];
@@ -411,6 +412,7 @@ pub fn build(
         full_refresh: settings.bool("full_refresh"),
         load: load(&mut settings),
         export: settings.typed("export", &[]),
+        sinks: sinks(&mut settings),
         delimiter: delimiter(&mut settings),
         meta: match settings.value("meta") {
             Some(Json::Object(meta)) => meta.clone(),
@@ -442,6 +444,13 @@ fn consistent(
 ) {
     let place =
         |name: &str| layer.get(name).map_or_else(|| file.clone(), |(_, location)| location.clone());
+    if config.materialized != Materialized::Stream && !config.sinks.is_empty() {
+        errors.push(
+            Error::new(code::CONFIG, format!("{what} has sinks and is no stream"))
+                .at(place("sinks"))
+                .hint("add `materialized='stream'`; other models have `load` and `export`"),
+        );
+    }
     if config.materialized != Materialized::Incremental {
         return;
     }
@@ -519,6 +528,15 @@ fn load(settings: &mut Settings<'_>) -> Option<crate::model::LoadConfig> {
             Some(crate::model::LoadConfig { connection: None, table: None, mode: None })
         }
         _ => settings.typed("load", &[]),
+    }
+}
+
+fn sinks(settings: &mut Settings<'_>) -> Vec<crate::model::SinkConfig> {
+    match settings.layer.get("sinks") {
+        Some((value, location)) if !value.is_null() => {
+            crate::sinks::read(value, settings.what, location, settings.errors)
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -13,6 +13,7 @@ mod props;
 mod render;
 mod schema;
 mod select;
+mod sinks;
 mod state;
 mod yaml;
 

@@ -347,6 +347,8 @@ pub struct NodeConfig {
     pub load: Option<LoadConfig>,
     /// Files that its rows are written to, once published.
     pub export: Option<ExportConfig>,
+    /// Of a stream: where its rows go; none named is its table in the lake.
+    pub sinks: Vec<SinkConfig>,
     /// The character between fields of a seed's file; `None` is a comma.
     pub delimiter: Option<char>,
     /// Anything, for people and programs.
@@ -372,6 +374,7 @@ impl Default for NodeConfig {
             full_refresh: None,
             load: None,
             export: None,
+            sinks: Vec::new(),
             delimiter: None,
             meta: serde_json::Map::new(),
         }
@@ -386,6 +389,32 @@ impl NodeConfig {
         } else {
             IncrementalStrategy::Merge
         })
+    }
+}
+
+/// Where the rows of a stream go.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SinkConfig {
+    /// The connector, or [`Self::TABLE`].
+    pub connector: String,
+    /// The named connection that the options build on.
+    pub connection: Option<String>,
+    /// The time between two commits, where it is not the job's.
+    pub commit_interval: Option<HumanDuration>,
+    /// The connector's own options. They hold no secrets: those are in the connection.
+    pub options: serde_json::Map<String, serde_json::Value>,
+    /// Where it is declared.
+    #[serde(skip)]
+    pub location: Location,
+}
+
+impl SinkConfig {
+    /// The model's table in the lake.
+    pub const TABLE: &str = "table";
+
+    /// Whether it is the model's table in the lake.
+    pub fn is_table(&self) -> bool {
+        self.connector == Self::TABLE
     }
 }
 

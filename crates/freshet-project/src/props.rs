@@ -638,6 +638,18 @@ pub struct CheckConfigProps {
     pub meta: Option<Item>,
 }
 
+/// A sink of a streaming model. The options of the connector stand beside these.
+#[derive(Debug, JsonSchema)]
+pub struct SinkProps {
+    /// The connector, or `table` for the model's table.
+    pub connector: String,
+    /// The connection in `freshet.yml` that the options build on: the place for secrets.
+    pub connection: Option<String>,
+    /// The time between two commits of a sink that is written exactly once. Default: `60s` for
+    /// the table and for files, else each checkpoint.
+    pub commit_interval: Option<freshet_core::config::HumanDuration>,
+}
+
 /// Settings of a model or seed, as they stand in `config:`, in `config()` and, with a `+`, in the
 /// project file.
 #[derive(Debug, JsonSchema)]
@@ -675,6 +687,10 @@ pub struct ConfigProps {
     pub load: Option<LoadConfig>,
     /// Files that its rows are written to, once published.
     pub export: Option<ExportConfig>,
+    /// Streams: where the rows go. Default: the model's table. Each entry is `table`, the name of a
+    /// connector, or a mapping with a connector and its options; the table gets rows only where the
+    /// list names it.
+    pub sinks: Option<Vec<SinkProps>>,
     /// Anything, for people and programs; keys of several places add up.
     pub meta: Option<JsonMap>,
     /// Seeds: types of columns, by name.

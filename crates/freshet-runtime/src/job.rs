@@ -169,6 +169,7 @@ impl Job {
     /// Runs it to its end, beginning again after failures that may pass.
     pub async fn run(&mut self) -> Result<Ended> {
         let mut failures = 0_u32;
+        let mut last = false;
         loop {
             let begun = self.environment.clock.now_micros();
             let result = self.attempt().await;
@@ -184,7 +185,7 @@ impl Job {
             }
             failures += 1;
             let given_up = attempts.is_some_and(|attempts| failures > attempts);
-            if given_up || error.code() == code::FENCED || error.kind() == ErrorKind::User {
+            if given_up || last || error.code() == code::FENCED || error.kind() == ErrorKind::User {
                 return Err(error);
             }
             let wait = *delay as f64 * factor.powi(failures as i32 - 1);
@@ -193,10 +194,17 @@ impl Job {
                 pipeline = self.plan.name,
                 failures,
                 wait_ms = wait / 1000,
-                %error,
+                error = %error.chain(),
                 "job failed and will begin again"
             );
-            self.environment.io.sleep(wait).await;
+            futures::select_biased! {
+                // Who is to end does not wait, and tries once more to carry through what it holds.
+                Request::Drain = self.requests.select_next_some() => {
+                    self.draining = true;
+                    last = true;
+                }
+                () = self.environment.io.sleep(wait).fuse() => {}
+            }
         }
     }
 
@@ -648,8 +656,8 @@ impl Retry {
         loop {
             match call().await {
                 Err(error) if error.is_retryable() => {
-                    tracing::warn!(pipeline = self.pipeline, what, wait_ms = wait / 1000, %error,
-                        "will try again");
+                    tracing::warn!(pipeline = self.pipeline, what, wait_ms = wait / 1000,
+                        error = %error.chain(), "will try again");
                     self.io.sleep(wait).await;
                     wait = (wait * 2).min(Self::LONGEST);
                 }

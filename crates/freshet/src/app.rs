@@ -46,6 +46,9 @@ impl Place {
         let validate = |connector: &str, options: &serde_json::Value| {
             registry.get(connector)?.validate(options)
         };
+        let validate_sink = |connector: &str, options: &serde_json::Value| {
+            registry.get(connector)?.validate_stream_sink(options)
+        };
         let env = |name: &str| std::env::var(name).ok();
         let mut project = Project::load(
             &self.dir,
@@ -54,6 +57,7 @@ impl Place {
                 vars: self.vars.clone(),
                 env: &env,
                 validate_connector: Some(&validate),
+                validate_sink: Some(&validate_sink),
                 now: Some(SystemClock.now()),
                 invocation_id: None,
             },

@@ -105,7 +105,8 @@ fn connectors() -> String {
     let mut out = String::from(
         "# Connectors and formats\n\n`freshet connectors` lists the same. Options of a connector stand under `with:` of a source\nor in a connection; options of a format under `format_options:`.\n",
     );
-    for info in freshet_connectors::registry().infos() {
+    for connector in freshet_connectors::registry().connectors() {
+        let info = connector.info();
         let roles: Vec<_> = info.roles.iter().map(|role| role_name(*role)).collect();
         let _ =
             write!(out, "\n## {}\n\n{}\n\nUsed as: {}.", info.name, info.summary, roles.join(", "));
@@ -116,6 +117,10 @@ fn connectors() -> String {
         }
         out.push_str("\n\n");
         schema::write(&mut out, info.options.as_value(), 3);
+        if let Some(options) = connector.stream_sink_options() {
+            let _ = write!(out, "\n### {} as a sink of streams\n\n", info.name);
+            schema::write(&mut out, options.as_value(), 4);
+        }
     }
     out
 }
@@ -126,6 +131,7 @@ fn role_name(role: Role) -> &'static str {
         Role::Stream => "stream",
         Role::Ingest => "ingest",
         Role::Sink => "sink",
+        Role::StreamSink => "sink of streams",
         Role::Format => "format",
     }
 }

@@ -20,13 +20,15 @@ pub mod source;
 use std::sync::Arc;
 
 use freshet_core::error::Result;
-use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec};
+use freshet_core::registry::{
+    Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec, StreamSinkSpec,
+};
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{StreamSink, StreamSource};
 use serde_json::Value;
 
 use crate::formats::Format;
-use options::KafkaOptions;
+use options::{KafkaOptions, Topics};
 use sink::KafkaSink;
 use source::KafkaSource;
 
@@ -47,7 +49,7 @@ impl Connector for KafkaConnector {
     fn info(&self) -> ConnectorInfo {
         ConnectorInfo {
             name: "kafka",
-            roles: &[Role::Source, Role::Sink],
+            roles: &[Role::Stream, Role::StreamSink],
             summary: "Reads and writes topics of Apache Kafka: keys, headers, transactions, upserts.",
             guarantee: Some(Guarantee::ExactlyOnce),
             options: schemars::schema_for!(KafkaOptions),
@@ -71,11 +73,27 @@ impl Connector for KafkaConnector {
     fn stream_sink(
         &self,
         options: &Value,
-        table: &str,
+        spec: &StreamSinkSpec,
         context: &ConnectorContext,
     ) -> Result<Arc<dyn StreamSink>> {
-        let options = KafkaOptions::read(options, &context.connection)?;
-        Ok(Arc::new(KafkaSink::new(options, table, context)?))
+        let mut options = KafkaOptions::read(options, &context.connection)?;
+        if options.upsert && options.key.is_empty() {
+            options.key.clone_from(&spec.unique_key);
+        }
+        options.require_key()?;
+        for (option, columns) in [("key", &options.key), ("headers", &options.headers)] {
+            columns.iter().try_for_each(|column| spec.check_column(option, column))?;
+        }
+        if options.transactional_id.is_none() {
+            let topic = match &options.topic {
+                Some(Topics::One(topic)) => topic.as_str(),
+                _ => spec.table.as_str(),
+            };
+            // Two jobs that write the same topic must not fence each other.
+            let id = format!("freshet-{}-{topic}", spec.writer.replace('/', "-"));
+            options.transactional_id = Some(id);
+        }
+        Ok(Arc::new(KafkaSink::new(options, &spec.table, context)?))
     }
 }
 

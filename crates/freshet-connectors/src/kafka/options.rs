@@ -86,14 +86,19 @@ pub struct KafkaOptions {
     /// As a sink: what it promises: `exactly_once` publishes by transactions, one for each epoch;
     /// `at_least_once` sends at once. Default: `exactly_once`.
     pub guarantee: Promise,
-    /// As a sink: whether rows that are deleted are written as messages without a value. Without it
-    /// the sink only takes inserts. Default: false.
+    /// As a sink: whether a row replaces the one with the same key, and rows that are deleted are
+    /// written as messages without a value. Without it the sink only takes inserts. The key is `key`,
+    /// else the model's `unique_key`. Default: false.
     pub upsert: bool,
     /// As a sink: the start of the transactional ids and the name of the group that holds the
-    /// marker. Two jobs must not share it. Default: `freshet-` and the topic.
+    /// marker. Two jobs must not share it. Default: `freshet`, the environment, the model and the
+    /// topic, joined by `-`.
     pub transactional_id: Option<String>,
     /// As a sink: how long a transaction may stay open before the cluster aborts it. Default: `1m`.
     pub transaction_timeout: HumanDuration,
+    /// As a sink: makes the topic with so many partitions where it is missing, with the cluster's own
+    /// settings. Default: a missing topic is an error.
+    pub create_partitions: Option<i32>,
     /// As a sink: how batches are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`. Default: `lz4`.
     pub compression: Codec,
     /// As a sink: the size of a batch before compression. Default: `512KiB`.
@@ -139,6 +144,7 @@ impl Default for KafkaOptions {
             upsert: false,
             transactional_id: None,
             transaction_timeout: seconds(60),
+            create_partitions: None,
             compression: Codec::Lz4,
             batch_bytes: ByteSize(512 << 10),
             headers: Vec::new(),
@@ -374,13 +380,25 @@ impl KafkaOptions {
                 ));
             }
         }
+        if self.create_partitions.is_some_and(|partitions| !(1..=10_000).contains(&partitions)) {
+            return wrong("option \"create_partitions\" must be between 1 and 10000");
+        }
         if self.tombstones == Tombstones::Delete && self.key.is_empty() {
             return wrong(
                 "option \"tombstones\" is delete, but \"key\" does not say which columns the key holds",
             );
         }
+        Ok(())
+    }
+
+    /// An error where rows are to replace each other and nothing says by what.
+    pub fn require_key(&self) -> Result<()> {
         if self.upsert && self.key.is_empty() {
-            return wrong("option \"upsert\" is set, but \"key\" names no column");
+            return Err(Error::new(
+                code::CONFIG,
+                "option \"upsert\" is set, but \"key\" names no column",
+            )
+            .hint("name the columns as `key`, or as `unique_key` of the model"));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use bytes::Bytes;
 use freshet_core::clock::{Clock, SystemClock};
@@ -71,7 +72,21 @@ impl Fixture {
     }
 
     fn sink(&self, more: Value) -> Arc<dyn StreamSink> {
-        connector().stream_sink(&self.options(more), "t", &context()).expect("valid options")
+        self.try_sink(more).expect("valid options")
+    }
+
+    fn try_sink(&self, more: Value) -> Result<Arc<dyn StreamSink>> {
+        let schema = Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("name", DataType::Utf8View, true),
+        ]);
+        let spec = StreamSinkSpec {
+            writer: "dev/t".into(),
+            table: "t".into(),
+            schema: Arc::new(schema),
+            unique_key: Vec::new(),
+        };
+        connector().stream_sink(&self.options(more), &spec, &context())
     }
 
     /// Writes messages: key, value.

@@ -29,6 +29,7 @@ use futures::future::BoxFuture;
 use super::expr::compile_coerced;
 use super::lake_sink::{LakeFigures, LakeSink};
 use super::lower::{LowerOptions, StreamCatalog, TimeColumn, lower};
+use super::sinks::{JobSink, Outcome};
 use super::table::StreamTable;
 use super::windows::TIME;
 use crate::dead_letters;
@@ -43,8 +44,8 @@ pub struct StreamJob {
     pub model: ModelId,
     /// The job.
     pub plan: JobPlan,
-    /// What becomes of its rows.
-    pub rows: Arc<LakeFigures>,
+    /// Where its rows go, and what becomes of them.
+    pub sinks: Vec<JobSink>,
     /// What becomes of its dead letters.
     pub dead_letters: Arc<LakeFigures>,
 }
@@ -54,7 +55,7 @@ pub struct StreamJob {
 pub struct StreamOptions {
     /// Tasks of each stage.
     pub parallelism: u16,
-    /// Microseconds between two commits of a table.
+    /// Microseconds between two commits of a sink that makes files, where it says nothing itself.
     pub commit_interval: i64,
     /// Where fetching runs.
     pub io: Arc<dyn Io>,
@@ -83,21 +84,11 @@ impl Engine {
             let groups = lower_options.groups;
             let lowered = lower(&plan, &catalog, &lower_options).map_err(at)?;
             let name = format!("{}/{id}", self.project().environment.name);
-            let sink = LakeSink::new(
-                self.lake().clone(),
-                &name,
-                table_of(self.project(), node),
-                Arc::clone(&lowered.schema),
-                node.config.partition_by.clone(),
-                node.config.on_schema_change,
-            );
-            let rows = sink.figures();
             let mut stages = lowered.stages;
-            stages[lowered.output].sink = Some(SinkPlan {
-                id: "table".into(),
-                sink: Arc::new(sink),
-                commit_interval: options.commit_interval,
-            });
+            // Nothing that is lowered takes rows back yet.
+            let outcome =
+                Outcome { stage: lowered.output, schema: &lowered.schema, updating: false };
+            let sinks = self.add_sinks(node, &name, &outcome, &mut stages, options)?;
             let letters = LakeSink::new(
                 self.lake().clone(),
                 &name,
@@ -111,7 +102,7 @@ impl Engine {
             Ok(StreamJob {
                 model: id.clone(),
                 plan: JobPlan { name, stages, groups },
-                rows,
+                sinks,
                 dead_letters: dead,
             })
         })
@@ -121,7 +112,10 @@ impl Engine {
     pub(crate) async fn check_stream(&self, node: &Node) -> Result<SchemaRef> {
         let context = self.query_context()?;
         let plan = self.stream_sql(&context, node, &mut BTreeMap::new()).await?;
-        Ok(Arc::clone(plan.schema().inner()))
+        let schema = Arc::clone(plan.schema().inner());
+        let outcome = Outcome { stage: 0, schema: &schema, updating: false };
+        self.plan_sinks(node, "", &outcome, 0)?;
+        Ok(schema)
     }
 
     async fn plan_stream(

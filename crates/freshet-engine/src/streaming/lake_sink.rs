@@ -159,6 +159,14 @@ impl StreamSink for LakeSink {
         Guarantee::ExactlyOnce
     }
 
+    fn target(&self) -> String {
+        format!("table \"{}\" of the lake", self.table)
+    }
+
+    fn makes_files(&self) -> bool {
+        true
+    }
+
     fn open<'a, 'b, 'c>(
         &'a self,
         claim: Claim,

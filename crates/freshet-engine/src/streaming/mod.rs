@@ -13,6 +13,7 @@ mod io;
 mod job;
 mod lake_sink;
 mod lower;
+mod sinks;
 mod sql;
 mod table;
 mod windows;
@@ -22,6 +23,7 @@ pub use io::TokioIo;
 pub use job::{StreamJob, StreamOptions};
 pub use lake_sink::{LakeFigures, LakeSink};
 pub use lower::{LowerOptions, Lowered, Side, StreamCatalog, TimeColumn, Unbounded, lower};
+pub use sinks::JobSink;
 pub use table::StreamTable;
 
 use std::sync::Arc;

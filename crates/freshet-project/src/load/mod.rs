@@ -40,6 +40,8 @@ pub struct LoadOptions<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     /// Validates the options of sources.
     pub validate_connector: Option<ValidateConnector<'a>>,
+    /// Validates the options of sinks of streams.
+    pub validate_sink: Option<ValidateConnector<'a>>,
     /// What `run_started_at` is in templates.
     pub now: Option<DateTime<Utc>>,
     /// What `invocation_id` is in templates.
@@ -62,6 +64,7 @@ impl Default for LoadOptions<'_> {
             vars: serde_json::Map::new(),
             env: &|_| None,
             validate_connector: None,
+            validate_sink: None,
             now: None,
             invocation_id: None,
         }
@@ -144,6 +147,7 @@ impl Project {
             sources: &sources,
             findings: &findings,
             defaults: &defaults,
+            validate_sink: options.validate_sink,
         }
         .build(source_checks);
         let units = units::Loader {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use freshet_core::rows::Rows;
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{
-    Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
+    Changes, Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
 };
 use freshet_core::{Error, Result, error::code};
 use freshet_runtime::executor::Io;
@@ -109,6 +109,14 @@ impl SimSink {
 impl StreamSink for SimSink {
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
+    }
+
+    fn changes(&self) -> Changes {
+        Changes::All
+    }
+
+    fn target(&self) -> String {
+        "a target that forgets nothing".into()
     }
 
     async fn open(

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use freshet_core::registry::{ConnectorInfo, Role};
+use freshet_core::registry::{Connector, ConnectorInfo, Role};
 use freshet_core::sink::Guarantee;
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub fn run(args: &ConnectorsArgs, ui: &Ui) -> CommandResult {
     let out = &mut io::stdout().lock();
     match &args.command {
         None | Some(ConnectorsCommand::Ls) => list(out, &registry.infos(), ui)?,
-        Some(ConnectorsCommand::Show { name }) => show(out, &registry.get(name)?.info(), ui)?,
+        Some(ConnectorsCommand::Show { name }) => show(out, registry.get(name)?.as_ref(), ui)?,
     }
     Ok(Outcome::Done)
 }
@@ -28,6 +28,7 @@ fn role_name(role: Role) -> &'static str {
         Role::Stream => "stream",
         Role::Ingest => "ingest",
         Role::Sink => "sink",
+        Role::StreamSink => "sink of streams",
         Role::Format => "format",
     }
 }
@@ -69,16 +70,27 @@ fn list(out: &mut dyn Write, infos: &[ConnectorInfo], ui: &Ui) -> io::Result<()>
     writeln!(out, "{} `freshet connectors show NAME` for the options of one", ui.out.dim("next:"))
 }
 
-fn show(out: &mut dyn Write, info: &ConnectorInfo, ui: &Ui) -> io::Result<()> {
+fn show(out: &mut dyn Write, connector: &dyn Connector, ui: &Ui) -> io::Result<()> {
+    let info = &connector.info();
+    let of_sinks = connector.stream_sink_options();
     if ui.json {
-        return writeln!(out, "{}", to_json(info));
+        let mut json = to_json(info);
+        if let Some(options) = of_sinks {
+            json["stream_sink_options"] = options.to_value();
+        }
+        return writeln!(out, "{json}");
     }
     let roles: Vec<_> = info.roles.iter().copied().map(role_name).collect();
     writeln!(out, "{} ({}): {}", ui.out.bold(info.name), roles.join(", "), info.summary)?;
     if let Some(guarantee) = info.guarantee {
         writeln!(out, "written rows are there {}", guarantee_name(guarantee))?;
     }
-    write_options(out, info.options.as_value(), ui)
+    write_options(out, info.options.as_value(), ui)?;
+    if let Some(options) = of_sinks {
+        writeln!(out, "\n{}", ui.out.bold("as a sink of streams"))?;
+        write_options(out, options.as_value(), ui)?;
+    }
+    Ok(())
 }
 
 /// The options of a JSON schema, one below the other.

@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use freshet_core::clock::{Clock, SystemClock};
+use freshet_core::config::HumanDuration;
 use freshet_core::error::code;
+use freshet_core::sink::Guarantee;
 use freshet_core::{Error, ModelId};
-use freshet_engine::streaming::{StreamJob, StreamOptions, TokioIo};
+use freshet_engine::streaming::{JobSink, StreamJob, StreamOptions, TokioIo};
 use freshet_runtime::checkpoint::Settings;
 use freshet_runtime::executor::{Io, Threads};
 use freshet_runtime::job::{Ended, Environment, Job, JobHandle, JobOptions};
@@ -40,7 +42,8 @@ pub fn run(args: &UpArgs, place: &Place, ui: &Ui) -> CommandResult {
 struct Watched {
     model: ModelId,
     job: Arc<StreamJob>,
-    told: (u64, u64, u64),
+    /// Dead letters, then rows given and committed of each sink, as they were told last.
+    told: Vec<u64>,
 }
 
 async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
@@ -84,8 +87,11 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
         let plan = planned.plan.clone();
         let mut job = Job::new(plan, options.clone(), environment, Box::new(threads))?;
         handles.push(job.handle());
-        say(ui, &model, "running, exactly once into its table", serde_json::json!("running"));
-        watched.push(Watched { model: model.clone(), job: planned, told: (0, 0, 0) });
+        say(ui, &model, "running", serde_json::json!("running"));
+        for sink in &planned.sinks {
+            introduce(ui, &model, sink, args.checkpoint_interval.0);
+        }
+        watched.push(Watched { model: model.clone(), job: planned, told: Vec::new() });
         jobs.spawn(async move { (model, job.run().await) });
     }
     let stopper = tokio::spawn(stop_on_signal(handles));
@@ -155,20 +161,57 @@ async fn watch(
     }
 }
 
+/// Says what a sink promises, and when others see what it wrote.
+fn introduce(ui: &Ui, model: &ModelId, sink: &JobSink, checkpoint: Duration) {
+    let span = |span: Duration| HumanDuration(span).to_string();
+    let (guarantee, seen) = match sink.guarantee {
+        Guarantee::AtLeastOnce => ("at least once", "rows are seen as they arrive".to_owned()),
+        Guarantee::ExactlyOnce if sink.commit_interval <= checkpoint => (
+            "exactly once",
+            format!("rows are seen after the next checkpoint, every {}", span(checkpoint)),
+        ),
+        Guarantee::ExactlyOnce => (
+            "exactly once",
+            format!("rows are seen after the next commit, every {}", span(sink.commit_interval)),
+        ),
+    };
+    let text = format!("into {}, {guarantee}: {seen}", sink.target);
+    let json = serde_json::json!({ "sink": sink.target, "guarantee": sink.guarantee });
+    say(ui, model, &text, json);
+}
+
 fn tell(ui: &Ui, watched: &mut Watched) {
-    let (rows, dead) = (&watched.job.rows, &watched.job.dead_letters);
-    let now = (
-        rows.written.load(Ordering::Relaxed),
-        rows.committed.load(Ordering::Relaxed),
-        dead.written.load(Ordering::Relaxed),
-    );
-    if now == watched.told {
+    let dead = watched.job.dead_letters.written.load(Ordering::Relaxed);
+    let mut now = vec![dead];
+    for JobSink { figures, .. } in &watched.job.sinks {
+        now.push(figures.written.load(Ordering::Relaxed));
+        now.push(figures.committed.load(Ordering::Relaxed));
+    }
+    if now == watched.told || (watched.told.is_empty() && now.iter().all(|count| *count == 0)) {
         return;
     }
+    let sinks = watched.job.sinks.iter().zip(now[1..].chunks(2));
+    let parts = sinks.clone().map(|(sink, rows)| {
+        let done = match sink.guarantee {
+            Guarantee::ExactlyOnce => "committed to",
+            Guarantee::AtLeastOnce => "checkpointed into",
+        };
+        format!("{} {done} {}", rows[1], sink.target)
+    });
+    let parts: Vec<_> = parts.collect();
+    // All sinks are given the same rows, one perhaps a batch before another.
+    let given = now[1..].iter().step_by(2).max().copied().unwrap_or_default();
+    let text = format!("{given} rows given, {}, {dead} dead letters", parts.join(", "));
+    let each: Vec<_> = sinks
+        .map(|(sink, rows)| {
+            serde_json::json!({ "sink": sink.target, "rows": rows[0], "committed": rows[1] })
+        })
+        .collect();
+    let committed = now[1..].iter().skip(1).step_by(2).min().copied().unwrap_or_default();
+    let json = serde_json::json!({
+        "rows": given, "committed": committed, "dead_letters": dead, "sinks": each,
+    });
     watched.told = now;
-    let (written, committed, dead) = now;
-    let text = format!("{written} rows given, {committed} in the table, {dead} dead letters");
-    let json = serde_json::json!({ "rows": written, "committed": committed, "dead_letters": dead });
     say(ui, &watched.model, &text, json);
 }
 

@@ -10,6 +10,7 @@ mod ingest;
 mod misuse;
 mod production;
 mod replay;
+mod sinks;
 mod stream;
 mod support;
 

@@ -1,14 +1,14 @@
 //! Streaming models of a project: pushed records, windows, dead letters, and processes that are killed
 //! in the midst of it.
 
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use freshet_testkit::seeds;
 
 use crate::support::{Project, freshet};
 
-const SOURCE: &str = "sources:
+pub const SOURCE: &str = "sources:
   - name: shop
     tables:
       - name: orders
@@ -63,7 +63,7 @@ fn good(range: std::ops::Range<u64>) -> Vec<u64> {
     range.filter(|id| id % 10 != 3).collect()
 }
 
-fn push(project: &Project, range: std::ops::Range<u64>) {
+pub fn push(project: &Project, range: std::ops::Range<u64>) {
     project.write("orders.ndjson", &orders(range.clone()));
     let file = project.dir.join("orders.ndjson");
     let accepted = format!("{} records accepted", good(range).len());
@@ -73,17 +73,20 @@ fn push(project: &Project, range: std::ops::Range<u64>) {
         .says(&[&accepted]);
 }
 
-fn up(project: &Project) -> Child {
+pub fn up(project: &Project, args: &[&str]) -> Child {
     let mut command =
         freshet(&["up", "--checkpoint-interval", "20ms", "--commit-interval", "50ms"]);
-    let log = std::fs::File::options().create(true).append(true).open(project.dir.join("up.log"));
-    command.current_dir(&project.dir).stdout(Stdio::null()).stderr(log.expect("a file for errors"));
+    let log = |name: &str| {
+        let file = std::fs::File::options().create(true).append(true).open(project.dir.join(name));
+        file.expect("a file for what is said")
+    };
+    command.args(args).current_dir(&project.dir).stdout(log("up.out")).stderr(log("up.log"));
     command.spawn().expect("the binary starts")
 }
 
 /// Waits until a query gives what is expected.
 #[track_caller]
-fn awaits(project: &Project, sql: &str, expected: &str) {
+pub fn awaits(project: &Project, sql: &str, expected: &str) {
     let begun = Instant::now();
     loop {
         let ran = project.run(&["sql", "--format", "csv", sql]);
@@ -101,7 +104,7 @@ fn awaits(project: &Project, sql: &str, expected: &str) {
     }
 }
 
-fn interrupt(project: &Project, mut child: Child) -> String {
+pub fn interrupt(project: &Project, mut child: Child) -> String {
     let pid = i32::try_from(child.id()).expect("a process");
     let killed = std::process::Command::new("kill").args(["-INT", &pid.to_string()]).status();
     assert!(killed.expect("kill runs").success());
@@ -119,13 +122,13 @@ fn a_stream_that_is_killed_again_and_again_loses_and_doubles_nothing() {
     for _ in 0..8 {
         push(&project, pushed..pushed + 200);
         pushed += 200;
-        let mut child = up(&project);
+        let mut child = up(&project, &[]);
         let wait = rand::Rng::random_range(&mut rng, 0..500);
         std::thread::sleep(Duration::from_millis(wait));
         child.kill().expect("it runs");
         child.wait().expect("it was killed");
     }
-    let child = up(&project);
+    let child = up(&project, &[]);
     let all = good(0..pushed);
     awaits(&project, "select count(*) from every_order", &all.len().to_string());
     let sum: u64 = all.iter().sum();

@@ -190,6 +190,7 @@ impl Lab {
                 vars: serde_json::Map::new(),
                 env: &|_| None,
                 validate_connector: None,
+                validate_sink: None,
                 now: Some(SystemClock.now()),
                 invocation_id: None,
             },

@@ -251,6 +251,7 @@ impl Shop {
                 vars: Map::new(),
                 env: &|_| None,
                 validate_connector: None,
+                validate_sink: None,
                 now: Some(SystemClock.now()),
                 invocation_id: None,
             },

@@ -20,13 +20,13 @@ use freshet_core::registry::ConnectorContext;
 use freshet_core::rows::Rows;
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{
-    Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
+    Changes, Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
 };
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 
-use super::client::Cluster;
+use super::client::{Cluster, retrying};
 use super::options::{KafkaOptions, Promise, Topics};
 use encode::RowEncoder;
 use send::SendingWriter;
@@ -90,6 +90,24 @@ impl KafkaSink {
         self.publisher.lock().await.mark().await
     }
 
+    /// Makes the topic where it is missing and the options say so.
+    async fn make_topic(&self) -> Result<()> {
+        let Some(partitions) = self.options.create_partitions else { return Ok(()) };
+        match self.cluster.topic(&self.topic).await {
+            Err(error) if error.chain().contains("UnknownTopicOrPartition") => {}
+            other => return other.map(drop),
+        }
+        match self.cluster.create_topic(&self.topic, partitions, &[]).await {
+            // Somebody was faster.
+            Err(error) if error.chain().contains("TopicAlreadyExists") => {}
+            other => return other,
+        }
+        // Its partitions have no leaders yet.
+        retrying(self.cluster.options.request_timeout, || self.cluster.topic(&self.topic))
+            .await
+            .map(drop)
+    }
+
     fn stage(&self) -> Stage {
         Stage { store: self.store.lock().clone(), folder: format!("kafka/{}", self.id) }
     }
@@ -104,6 +122,17 @@ impl StreamSink for KafkaSink {
         }
     }
 
+    fn changes(&self) -> Changes {
+        match self.options.upsert {
+            true => Changes::Upsert { key: self.options.key.clone() },
+            false => Changes::Append,
+        }
+    }
+
+    fn target(&self) -> String {
+        format!("topic \"{}\"", self.topic)
+    }
+
     fn stage_in(&self, store: Arc<dyn ObjectStore>) {
         *self.store.lock() = Some(store);
     }
@@ -115,6 +144,7 @@ impl StreamSink for KafkaSink {
     ) -> Result<Vec<Box<dyn SinkWriter>>> {
         let generation = claim.generation;
         let mut publisher = self.publisher.lock().await;
+        self.make_topic().await?;
         let partitions = publisher.partitions().await?;
         if self.options.guarantee == Promise::ExactlyOnce {
             publisher.open(generation).await?;

@@ -169,7 +169,7 @@ async fn epochs_are_published_once_however_often_they_are_committed() {
 #[tokio::test]
 async fn what_was_left_open_is_aborted_and_published_again() {
     let fixture = Fixture::new("open", 1, &[]).await;
-    let id = format!("freshet-{}", fixture.topic);
+    let id = format!("freshet-dev-t-{}", fixture.topic);
     let sink = fixture.sink(json!({}));
     let mut writers = sink.open(claim(1), &wakes(1)).await.expect("open");
     writers[0].write(inserts(&[1])).expect("written");
@@ -217,6 +217,14 @@ async fn changes_become_upserts_with_keys_and_headers() {
             "-D 2,32,{\"name\":null}",
         ]
     );
+    for (options, message) in [
+        (json!({"upsert": true}), "\"key\" names no column"),
+        (json!({"upsert": true, "key": ["idd"]}), "no column \"idd\""),
+        (json!({"headers": ["title"]}), "option \"headers\" names"),
+    ] {
+        let error = fixture.try_sink(options).expect_err("no such key");
+        assert!(error.message().contains(message), "{error:?}");
+    }
     let appended = fixture.sink(json!({}));
     let mut writers = appended.open(claim(1), &wakes(1)).await.expect("open");
     let error = writers[0].write(Rows::changes(batch(&[1], &[None]), vec![Delete]));
@@ -240,7 +248,6 @@ async fn raw_values_are_written_as_they_are_and_sent_at_once() {
 #[test]
 fn options_that_make_no_sense_are_refused() {
     for (options, message) in [
-        (json!({"upsert": true}), "\"key\" names no column"),
         (json!({"tombstones": "delete"}), "\"key\" does not say"),
         (json!({"start": "yesterday"}), "\"start\" is wrong"),
         (json!({"fetch_bytes": "2GiB"}), "between 1KiB and 1GiB"),
