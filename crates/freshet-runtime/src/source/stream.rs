@@ -87,6 +87,14 @@ impl JobSource for StreamInput {
     }
 }
 
+/// The task that reads a partition, which depends on nothing but its name. Partitions with one name
+/// and a number behind it are dealt out in turn, so that no task has two more than another.
+fn owner(partition: &str, tasks: usize) -> usize {
+    let name = partition.trim_end_matches(|byte: char| byte.is_ascii_digit());
+    let number = partition[name.len()..].parse().unwrap_or(0_u64);
+    (xxh3_64(name.as_bytes()).wrapping_add(number) % tasks as u64) as usize
+}
+
 /// What fetching and decoding share.
 struct Shared {
     state: Mutex<State>,
@@ -122,12 +130,12 @@ impl Fetching {
     /// Adds the partitions of this task that are new.
     async fn discover(&mut self) -> Result<()> {
         for partition in self.input.source.partitions().await? {
-            let owner = xxh3_64(partition.0.as_bytes()) % self.tasks as u64;
+            let owner = owner(&partition.0, self.tasks);
             let is_new = {
                 let state = self.shared.state.lock();
                 state.partitions.iter().all(|(known, _)| *known != partition)
             };
-            if owner != self.task as u64 || !is_new {
+            if owner != self.task || !is_new {
                 continue;
             }
             let start = match self.known.get(&partition.0) {
@@ -335,4 +343,22 @@ fn dead_letters(partition: &Partition, rejects: &[Reject]) -> Result<RecordBatch
         Arc::new(BinaryArray::from_iter_values(rejects.iter().map(|reject| &reject.raw))),
     ];
     RecordBatch::try_new(dead_letter_schema(), columns).map_err(arrow_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbered_partitions_are_dealt_out_in_turn() {
+        for (partitions, tasks) in [(4, 2), (2, 2), (7, 3), (3, 8)] {
+            let mut counts = vec![0; tasks];
+            for number in 0..partitions {
+                counts[owner(&format!("orders/{number}"), tasks)] += 1;
+            }
+            let (least, most) = (counts.iter().min(), counts.iter().max());
+            assert!(most <= least.map(|least| least + 1).as_ref(), "{counts:?}");
+        }
+        assert!(owner("", 3) < 3 && owner("99999999999999999999999", 3) < 3);
+    }
 }
