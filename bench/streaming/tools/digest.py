@@ -43,5 +43,5 @@ rows, total, either = duckdb.sql(
         FROM read_json('{file}', format = 'newline_delimited', columns = {{{texts}}})
     )
     """
-).fetchone()
+).fetchall()[0]
 print(f"{rows} rows {total} {either}")

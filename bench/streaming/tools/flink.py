@@ -24,7 +24,10 @@ def call(url, body=None):
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        raise SystemExit(f"{url}: {error.code} {error.read().decode()[-4000:]}") from error
+        text = error.read().decode()
+        # A stack of causes: the last one says it.
+        reason = text.rsplit("Caused by: ", 1)[-1].split("\\n\\tat", 1)[0]
+        raise SystemExit(f"{url}: {error.code} {reason[:2000]}") from None
 
 
 def cpu_seconds(pids):
@@ -93,8 +96,8 @@ def main():
         "checkpoints": call(f"{rest}/jobs/{job}/checkpoints")["counts"]["completed"],
     }
     if known["state"] != "FINISHED":
-        failures = call(f"{rest}/jobs/{job}/exceptions")
-        result["failure"] = json.dumps(failures)[:4000]
+        failures = json.dumps(call(f"{rest}/jobs/{job}/exceptions"))
+        result["failure"] = failures.rsplit("Caused by: ", 1)[-1].split("\\n\\tat", 1)[0][:2000]
     print(json.dumps(result))
 
 
