@@ -26,6 +26,8 @@ pub enum Bench {
     Batch(Options),
     /// Kafka to Kafka and to nowhere, beside Apache Flink: Nexmark, the food delivery
     Streaming(streaming::Options),
+    /// How long events are on their way through a job
+    Latency(streaming::latency::Options),
 }
 
 /// How.
@@ -100,6 +102,7 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
     let options = match bench {
         Bench::Batch(options) => options,
         Bench::Streaming(options) => return streaming::run(options),
+        Bench::Latency(options) => return streaming::latency::run(options),
     };
     let folder = paths::target().join("bench");
     fs::create_dir_all(&folder)?;

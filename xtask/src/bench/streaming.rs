@@ -17,6 +17,7 @@ use crate::{paths, services, sh};
 
 mod flink;
 mod freshet;
+pub mod latency;
 
 use flink::{Flink, State};
 use freshet::Project;
@@ -226,8 +227,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         None => super::release_build()?,
     };
     let (broker, broker_process) = services::broker()?;
-    let packages = ["confluent-kafka==2.16.1", "duckdb==2.0.0"];
-    let python = services::environment(&folder.join("python"), &packages)?.program("python");
+    let python = python(&folder)?;
     let flink = match options.engine {
         Some(Engine::Freshet) => None,
         _ => Some(Flink::install()?),
@@ -278,6 +278,19 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         eprintln!("error: {problem}");
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A Python with what the tools in `bench/streaming/tools` need.
+fn python(folder: &Path) -> Result<PathBuf> {
+    let packages = ["confluent-kafka==2.16.1", "duckdb==2.0.0"];
+    Ok(services::environment(&folder.join("python"), &packages)?.program("python"))
+}
+
+fn topics_tool(python: &Path, task: &str, broker: &str, topic: &str) -> Command {
+    let mut command = Command::new(python);
+    command.arg(paths::root().join("bench/streaming/tools/topics.py"));
+    command.args([task, broker, topic]);
+    command
 }
 
 /// How many times Flink's rate Freshet's is, and how many times Freshet's CPU time Flink's.
@@ -367,10 +380,7 @@ impl Workshop<'_> {
     }
 
     fn topics_tool(&self, task: &str, topic: &str) -> Command {
-        let mut command = Command::new(&self.python);
-        command.arg(paths::root().join("bench/streaming/tools/topics.py"));
-        command.args([task, &self.broker, topic]);
-        command
+        topics_tool(&self.python, task, &self.broker, topic)
     }
 
     /// Runs both in turn and prints a line for each; how many times Flink's rate Freshet's is, and
@@ -467,11 +477,11 @@ impl Workshop<'_> {
                     })),
                     Target::Table => None,
                 };
-                let projects = self.folder.join("projects");
+                let folder = self.folder.join("projects").join(case.name());
                 let broker = &self.broker;
-                let project = Project::make(&projects, case, broker, &topics, sink.as_ref())?;
+                let project = Project::copy(case.group(), folder, broker, &topics, sink.as_ref())?;
                 let log = self.folder.join(format!("{}.freshet.log", case.name()));
-                project.run(&self.freshet, self.options.threads, &log)?
+                project.run(case.name(), &self.freshet, self.options.threads, &log)?
             }
             Engine::Flink => {
                 let flink = self.flink.as_ref().context("flink is not there")?;

@@ -9,30 +9,29 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Case, Run, cpu_seconds};
+use super::{Run, cpu_seconds};
 use crate::bench::measure::wait_for;
+use crate::bench::{copy_folder, remove};
 use crate::{paths, sh};
 
 /// A project that can be run.
 #[derive(Debug)]
 pub struct Project {
     folder: PathBuf,
-    query: &'static str,
 }
 
 impl Project {
-    /// A copy of the case's project, with the broker, the topics and the sink of this comparison.
-    pub fn make(
-        at: &Path,
-        case: Case,
+    /// A copy of a project of `bench/streaming` in `folder`, with this broker, these topics by the
+    /// variables that name them, and this sink; without one, rows go into the project's lake.
+    pub fn copy(
+        template: &str,
+        folder: PathBuf,
         broker: &str,
         topics: &[(String, String)],
         sink: Option<&Value>,
     ) -> Result<Self> {
-        let folder = at.join(case.name());
-        super::super::remove(&folder)?;
-        let template = paths::root().join("bench/streaming").join(case.group());
-        super::super::copy_folder(&template, &folder)?;
+        remove(&folder)?;
+        copy_folder(&paths::root().join("bench/streaming").join(template), &folder)?;
         let mut queries = json!({ "+materialized": "stream" });
         if let Some(sink) = sink {
             queries["+sinks"] = json!([sink]);
@@ -47,14 +46,19 @@ impl Project {
         });
         // JSON is YAML.
         fs::write(folder.join("freshet.yml"), serde_json::to_string_pretty(&project)?)?;
-        Ok(Self { folder, query: case.name() })
+        Ok(Self { folder })
     }
 
-    /// Runs it from an empty state.
-    pub fn run(&self, binary: &Path, threads: usize, log: &Path) -> Result<Run> {
-        super::super::remove(&self.folder.join(".freshet"))?;
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Runs a query of it from an empty state to its end.
+    pub fn run(&self, query: &str, binary: &Path, threads: usize, log: &Path) -> Result<Run> {
+        remove(&self.folder.join(".freshet"))?;
         let mut command = Command::new(binary);
-        command.arg("--json").arg("up").arg(&self.folder).args(["--select", self.query]);
+        command.arg("--json").arg("up").arg(&self.folder).args(["--select", query]);
         command.args(["--threads", &threads.to_string()]);
         command.args(["--checkpoint-interval", "1s", "--commit-interval", "1s"]);
         let text = sh::show(&command);
