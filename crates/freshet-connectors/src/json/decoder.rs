@@ -58,6 +58,8 @@ struct Reading {
     kept: bool,
     declared: bool,
     text: bool,
+    /// Nothing happens where it is null or not there.
+    passes_null: bool,
 }
 
 /// Why an object is not a row.
@@ -87,7 +89,10 @@ impl JsonDecoder {
                 continue;
             }
             known.insert(rules.name(), readings.len());
+            let must_be =
+                declared && layout.contract.modes.missing_columns == ContractMode::DiscardRow;
             readings.push(Reading {
+                passes_null: !kept && !must_be && rules.declared().nullable,
                 rules: Arc::clone(rules),
                 column: rules.column(kept),
                 kept,
@@ -279,6 +284,9 @@ impl JsonDecoder {
             }
             appended = index + 1;
             let value = self.record.values[index];
+            if reading.passes_null && value.is_none_or(|value| value.kind == Kind::Null) {
+                continue;
+            }
             if value.is_none()
                 && reading.declared
                 && self.missing_columns == ContractMode::DiscardRow
