@@ -15,6 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::{paths, services, sh};
 
 mod measure;
+mod streaming;
 
 use measure::{Measure, measure, median};
 
@@ -23,6 +24,10 @@ use measure::{Measure, measure, median};
 pub enum Bench {
     /// Files to tables: the sales job, row-level cleaning, a small project, TPC-H
     Batch(Options),
+    /// Kafka to Kafka and to nowhere, beside Apache Flink: Nexmark, the food delivery
+    Streaming(streaming::Options),
+    /// How long events are on their way through a job
+    Latency(streaming::latency::Options),
 }
 
 /// How.
@@ -94,15 +99,16 @@ const KINDS: &str =
 
 /// Runs the comparisons; fails where results differ.
 pub fn run(bench: &Bench) -> Result<ExitCode> {
-    let Bench::Batch(options) = bench;
+    let options = match bench {
+        Bench::Batch(options) => options,
+        Bench::Streaming(options) => return streaming::run(options),
+        Bench::Latency(options) => return streaming::latency::run(options),
+    };
     let folder = paths::target().join("bench");
     fs::create_dir_all(&folder)?;
     let freshet = match &options.freshet {
         Some(binary) => std::path::absolute(binary)?,
-        None => {
-            sh::run(&mut sh::cargo(&["build", "--release", "-p", "freshet"]))?;
-            paths::target().join("release/freshet")
-        }
+        None => release_build()?,
     };
     let packages = ["duckdb==2.0.0", "polars==2.1.0", "deltalake==1.6.6", "tpchgen-cli==4.0.0"];
     let environment = services::environment(&folder.join("python"), &packages)?;
@@ -141,6 +147,12 @@ pub fn run(bench: &Bench) -> Result<ExitCode> {
         eprintln!("error: the results differ");
     }
     Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Freshet as it is released.
+fn release_build() -> Result<PathBuf> {
+    sh::run(&mut sh::cargo(&["build", "--release", "-p", "freshet"]))?;
+    Ok(paths::target().join("release/freshet"))
 }
 
 impl Workshop {

@@ -12,7 +12,7 @@ use clap::Subcommand;
 use crate::paths;
 
 mod apt;
-mod java;
+pub mod java;
 mod kafka;
 mod moto;
 mod postgres;
@@ -72,6 +72,15 @@ pub fn run(action: Action) -> Result<()> {
     Ok(())
 }
 
+/// The broker, brought up where it does not run: its address, and the number of its process.
+pub fn broker() -> Result<(String, u32)> {
+    let folder = paths::services()?;
+    apt::install_missing()?;
+    let kafka = kafka::Kafka::new(&folder);
+    kafka.up()?;
+    Ok((kafka.address(), kafka.process()?))
+}
+
 /// Brings everything up.
 pub fn up() -> Result<Addresses> {
     let folder = paths::services()?;
@@ -117,7 +126,7 @@ fn readers(folder: &std::path::Path) -> Result<PathBuf> {
 }
 
 /// Whether somebody listens on a port of this machine.
-fn listens(port: u16) -> bool {
+pub fn listens(port: u16) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok()
 }

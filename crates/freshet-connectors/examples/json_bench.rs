@@ -18,8 +18,9 @@ use freshet_core::record::Decoded;
 const BLOCK: usize = 1 << 20;
 
 fn contract(columns: &[(&str, &str)]) -> Arc<Contract> {
-    let column = |(name, data_type): &(&str, &str)| {
-        ContractColumn::new(*name, data_type.parse().expect("a type"))
+    let column = |(name, data_type): &(&str, &str)| ContractColumn {
+        source_name: Some((*name).to_owned()),
+        ..ContractColumn::new(name.replace('.', "_"), data_type.parse().expect("a type"))
     };
     Arc::new(Contract {
         columns: columns.iter().map(column).collect(),
@@ -128,7 +129,33 @@ fn main() {
         ("extra", "text"),
     ];
     let whole = [("event_type", "int"), ("bid", "text"), ("dateTime", "timestamp")];
+    let paths = [
+        ("event_type", "int"),
+        ("person.dateTime | auction.dateTime | bid.dateTime", "timestamp"),
+        ("person.id", "bigint"),
+        ("person.name", "text"),
+        ("person.emailAddress", "text"),
+        ("person.city", "text"),
+        ("person.extra", "text"),
+        ("auction.id", "bigint"),
+        ("auction.itemName", "text"),
+        ("auction.description", "text"),
+        ("auction.initialBid", "bigint"),
+        ("auction.expires", "timestamp"),
+        ("auction.seller", "bigint"),
+        ("auction.category", "bigint"),
+        ("auction.extra", "text"),
+        ("bid.auction", "bigint"),
+        ("bid.bidder", "bigint"),
+        ("bid.price", "bigint"),
+        ("bid.channel", "text"),
+        ("bid.url", "text"),
+        ("bid.extra", "text"),
+    ];
     for (name, text, columns, projection) in [
+        ("paths: as Nexmark q0", nested(megabytes << 20), &paths[..], vec![0, 1, 15, 16, 17, 20]),
+        ("paths: as Nexmark q5", nested(megabytes << 20), &paths, vec![0, 1, 15]),
+        ("paths: all", nested(megabytes << 20), &paths, (0..paths.len()).collect()),
         ("flat: no column, contract of 3", flat(megabytes << 20), &bid[..3], vec![]),
         ("flat: auction, bidder, price", flat(megabytes << 20), &bid[..3], vec![0, 1, 2]),
         ("flat: 4 and dateTime, declared", flat(megabytes << 20), &bid[..6], vec![0, 1, 2, 5]),
@@ -136,7 +163,8 @@ fn main() {
         ("nested: event_type, bid, dateTime", nested(megabytes << 20), &whole, vec![0, 1, 2]),
     ] {
         let blocks = blocks(&text);
-        let format = JsonFormat::new(JsonOptions::default(), Shape::Lines).expect("it is sound");
+        let options = JsonOptions { paths: name.starts_with("paths"), ..JsonOptions::default() };
+        let format = JsonFormat::new(options, Shape::Lines).expect("it is sound");
         let head = FileHead { bytes: b"", whole: false };
         let layout = format.layout(head, &contract(columns)).expect("there is no head");
         let schema = layout.schema();

@@ -1,5 +1,6 @@
-//! Wall time and peak memory of a whole process.
+//! Wall time, CPU time and peak memory of a whole process.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -14,8 +15,17 @@ pub struct Measure {
     pub peak_mib: f64,
 }
 
+/// What a process used.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// Of all of its threads, user and system.
+    pub cpu_seconds: f64,
+    /// Most memory that it held at once.
+    pub peak_mib: f64,
+}
+
 /// Runs a program with its output in `log`; an error where it fails.
-pub fn measure(command: &mut Command, log: &std::path::Path) -> Result<Measure> {
+pub fn measure(command: &mut Command, log: &Path) -> Result<Measure> {
     let text = crate::sh::show(command);
     let file = std::fs::File::create(log)?;
     let start = Instant::now();
@@ -25,14 +35,19 @@ pub fn measure(command: &mut Command, log: &std::path::Path) -> Result<Measure> 
         .stderr(file)
         .spawn()
         .with_context(|| format!("could not start `{text}`"))?;
-    let pid = i32::try_from(child.id()).context("a process id is beyond 31 bits")?;
+    let usage = wait_for(child.id(), &text, log)?;
+    Ok(Measure { seconds: start.elapsed().as_secs_f64(), peak_mib: usage.peak_mib })
+}
+
+/// Waits for a child that nobody else waits for; an error, with what `log` says, where it fails.
+pub fn wait_for(child: u32, text: &str, log: &Path) -> Result<Usage> {
+    let pid = i32::try_from(child).context("a process id is beyond 31 bits")?;
     let mut status = 0;
     // SAFETY: all zeros is a valid `rusage`, which the call overwrites.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are to live variables of the right types; `child` is ours and is not
     // waited for anywhere else.
     let waited = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
-    let seconds = start.elapsed().as_secs_f64();
     if waited != pid {
         bail!("could not wait for `{text}`: {}", std::io::Error::last_os_error());
     }
@@ -42,8 +57,12 @@ pub fn measure(command: &mut Command, log: &std::path::Path) -> Result<Measure> 
         let tail: Vec<&str> = tail.into_iter().rev().collect();
         bail!("`{text}` failed (status {status:#x}):\n{}", tail.join("\n"));
     }
-    // Linux counts in KiB.
-    Ok(Measure { seconds, peak_mib: usage.ru_maxrss as f64 / 1_024.0 })
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    Ok(Usage {
+        cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        // Linux counts in KiB.
+        peak_mib: usage.ru_maxrss as f64 / 1_024.0,
+    })
 }
 
 /// The middle of some figures.

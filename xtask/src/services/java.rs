@@ -48,6 +48,19 @@ pub fn jars(folder: &Path, artifacts: &[&str]) -> Result<PathBuf> {
     Ok(libs)
 }
 
+/// One jar (`group:artifact:version`) without what it needs, in `folder`.
+pub fn jar(folder: &Path, artifact: &str) -> Result<()> {
+    let name = artifact.split(':').skip(1).collect::<Vec<_>>().join("-");
+    if folder.join(format!("{name}.jar")).exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)
+        .with_context(|| format!("could not make folder {}", folder.display()))?;
+    let (artifact, output) =
+        (format!("-Dartifact={artifact}"), format!("-DoutputDirectory={}", folder.display()));
+    maven(folder, &["dependency:copy", &artifact, &output])
+}
+
 /// Runs Maven in `folder`.
 pub fn maven(folder: &Path, arguments: &[&str]) -> Result<()> {
     sh::run_aside(Command::new("mvn").args(["-q", "-B"]).args(arguments).current_dir(folder))
@@ -127,7 +140,7 @@ impl JavaServer {
     }
 
     /// The process that we started, if it lives; its number may belong to another one by now.
-    fn process(&self) -> Option<u32> {
+    pub fn process(&self) -> Option<u32> {
         let pid: u32 = fs::read_to_string(self.pid_file()).ok()?.trim().parse().ok()?;
         let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         String::from_utf8_lossy(&command).contains(self.mark).then_some(pid)

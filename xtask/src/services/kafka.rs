@@ -59,6 +59,11 @@ impl Kafka {
         self.server.runs()
     }
 
+    /// The number of its process.
+    pub fn process(&self) -> Result<u32> {
+        self.server.process().context("kafka does not run")
+    }
+
     pub fn up(&self) -> Result<()> {
         java::jars(
             &self.server.folder,

@@ -1,22 +1,23 @@
 //! Objects to Arrow batches.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
-use freshet_core::contract::{ContractMode, Evolution};
+use freshet_core::contract::ContractMode;
 use freshet_core::error::{Error, Result, ResultExt, code};
 use freshet_core::format::{Chunk, Decoder, Decoding, Message, MessageDecoder, ReadSpec};
 use freshet_core::record::{Decoded, Reject, Rule};
 use freshet_core::types::ColumnType;
 
 use super::Shape;
-use super::layout::{JsonLayout, MAX_FIELDS};
-use super::parse::{Fields, Kind, Value, Wrong, blanks, key_text, object, unescape};
+use super::fields::{Level, Record, Unknown, find};
+use super::layout::JsonLayout;
+use super::parse::{Kind, Value, Wrong, blanks, unescape};
 use super::skip::Skipper;
 use crate::values::{Column, Fault, Rules};
 
@@ -25,8 +26,8 @@ use crate::values::{Column, Fault, Rules};
 pub struct JsonDecoder {
     shape: Shape,
     readings: Vec<Reading>,
-    /// Position in `readings` of each field's name; `None` of fields that nobody asked for.
-    by_name: HashMap<Vec<u8>, Option<usize>>,
+    /// The names of fields, with the places of their columns in `readings`.
+    level: Level,
     new_columns: ContractMode,
     missing_columns: ContractMode,
     bad_values: ContractMode,
@@ -38,8 +39,6 @@ pub struct JsonDecoder {
     offsets: Option<Vec<i64>>,
     rows: usize,
     record: Record,
-    /// The fields of the objects before, in their order: it is mostly the same.
-    order: Vec<Expected>,
     /// A broken element whose end has not been seen.
     skipper: Option<Skipper>,
     /// What stands on its line in front of the next chunk: see [`indent`].
@@ -57,109 +56,8 @@ struct Reading {
     kept: bool,
     declared: bool,
     text: bool,
-}
-
-/// The fields of the object at hand.
-#[derive(Debug, Default)]
-struct Record {
-    values: Vec<Option<Value>>,
-    /// The first field that the contract does not declare, where that matters.
-    unknown: Option<String>,
-    /// Fields of the object that neither the contract nor the head has, where the contract evolves.
-    new: Vec<String>,
-    /// Those of the objects before.
-    late: BTreeSet<String>,
-    /// The names of all that were told: once is enough.
-    told: HashSet<Vec<u8>>,
-    /// Wider types that values need, where the contract evolves.
-    widened: Evolution,
-}
-
-/// A field in the order in which objects have mostly had them.
-#[derive(Debug)]
-struct Expected {
-    /// Its name in quotes and a colon.
-    beginning: Vec<u8>,
-    /// The reading that takes it; `None` where nobody does.
-    reading: Option<usize>,
-}
-
-/// Fields whose order is remembered.
-const MAX_EXPECTED: usize = 256;
-/// Longer names are looked up each time.
-const MAX_NAME: usize = 256;
-/// Fields that an object may leave out before one that is expected.
-const AHEAD: usize = 8;
-
-/// Takes the fields of one object.
-struct Scan<'a> {
-    record: &'a mut Record,
-    by_name: &'a HashMap<Vec<u8>, Option<usize>>,
-    order: &'a mut Vec<Expected>,
-    /// Place in `order` of the field that is expected.
-    next: usize,
-    strict: bool,
-    evolves: bool,
-}
-
-impl Fields for Scan<'_> {
-    #[inline(always)]
-    fn expected(&self) -> &[u8] {
-        self.order.get(self.next).map_or(&[], |expected| &expected.beginning)
-    }
-
-    #[inline(always)]
-    fn take_expected(&mut self, value: Value) {
-        if let Some(reading) = self.order[self.next].reading {
-            // Of a field that is there twice, the last one counts.
-            self.record.values[reading] = Some(value);
-        }
-        self.next += 1;
-    }
-
-    fn take(&mut self, key: &[u8], escaped: bool, value: Value) {
-        if !escaped {
-            let ahead = self.order.iter().skip(self.next).take(AHEAD);
-            let named =
-                |expected: &Expected| expected.beginning[1..expected.beginning.len() - 2] == *key;
-            if let Some(skipped) = ahead.into_iter().position(named) {
-                self.next += skipped;
-                self.take_expected(value);
-                return;
-            }
-        }
-        let found = if escaped {
-            key_text(key, true).and_then(|name| self.by_name.get(name.as_bytes()).copied())
-        } else {
-            self.by_name.get(key).copied()
-        };
-        let reading = match found {
-            Some(reading) => reading,
-            None if self.strict => {
-                if self.record.unknown.is_none() {
-                    let name =
-                        key_text(key, escaped).unwrap_or_else(|| String::from_utf8_lossy(key));
-                    self.record.unknown = Some(name.into_owned());
-                }
-                return;
-            }
-            None if self.evolves && !self.record.told.contains(key) => {
-                if self.by_name.len() + self.record.told.len() < MAX_FIELDS {
-                    self.record.new.extend(key_text(key, escaped).map(Cow::into_owned));
-                }
-                return;
-            }
-            None => None,
-        };
-        if let Some(reading) = reading {
-            self.record.values[reading] = Some(value);
-        }
-        if !escaped && key.len() <= MAX_NAME && self.order.len() < MAX_EXPECTED {
-            let beginning = [b"\"", key, b"\":"].concat();
-            self.order.insert(self.next, Expected { beginning, reading });
-            self.next += 1;
-        }
-    }
+    /// Nothing happens where it is null or not there.
+    passes_null: bool,
 }
 
 /// Why an object is not a row.
@@ -175,19 +73,24 @@ impl JsonDecoder {
         let wanted: Vec<&str> =
             spec.projection.iter().map(|index| schema.field(*index).name().as_str()).collect();
         let mut readings = Vec::new();
-        let mut by_name = HashMap::new();
+        let mut level = Level::new(layout.names);
         let mut known: HashMap<&str, usize> = HashMap::new();
         for (index, rules) in layout.columns.iter().enumerate() {
             let declared = index < layout.declared;
             let kept = wanted.contains(&rules.name());
-            let name = rules.declared().name_in_data().as_bytes().to_vec();
-            if !declared && !kept {
-                by_name.insert(name, None);
+            let asked = declared || kept;
+            let places = layout.names.places(rules.declared().name_in_data());
+            for path in &places {
+                level.add(path, asked.then_some(readings.len()), places.len() > 1);
+            }
+            if !asked {
                 continue;
             }
-            by_name.insert(name, Some(readings.len()));
             known.insert(rules.name(), readings.len());
+            let must_be =
+                declared && layout.contract.modes.missing_columns == ContractMode::DiscardRow;
             readings.push(Reading {
+                passes_null: !kept && !must_be && rules.declared().nullable,
                 rules: Arc::clone(rules),
                 column: rules.column(kept),
                 kept,
@@ -207,7 +110,7 @@ impl JsonDecoder {
             shape: layout.shape,
             record: Record { values: vec![None; readings.len()], ..Record::default() },
             readings,
-            by_name,
+            level,
             new_columns,
             missing_columns: modes.missing_columns,
             bad_values: modes.bad_values,
@@ -217,7 +120,6 @@ impl JsonDecoder {
             max_record_bytes: spec.max_record_bytes,
             offsets: spec.offsets.then(Vec::new),
             rows: 0,
-            order: Vec::new(),
             skipper: None,
             indent: Some(0),
             scratch: Vec::new(),
@@ -356,20 +258,12 @@ impl JsonDecoder {
     /// Finds the fields of the object at `at`.
     #[inline]
     fn scan(&mut self, bytes: &[u8], at: usize) -> Result<usize, Wrong> {
-        let record = &mut self.record;
-        record.values.fill(None);
-        record.unknown = None;
-        record.new.clear();
-        let modes = self.new_columns;
-        let mut scan = Scan {
-            record,
-            by_name: &self.by_name,
-            order: &mut self.order,
-            next: 0,
-            strict: matches!(modes, ContractMode::DiscardRow | ContractMode::Freeze),
-            evolves: modes == ContractMode::Evolve,
+        let unknown = match self.new_columns {
+            ContractMode::DiscardRow | ContractMode::Freeze => Unknown::Refused,
+            ContractMode::Evolve => Unknown::Told,
+            ContractMode::DiscardValue => Unknown::Ignored,
         };
-        object(bytes, at, &mut scan)
+        find(bytes, at, &mut self.level, &mut self.record, unknown)
     }
 
     /// Reads the fields that a scan found; a row more, or why not. The inner result of a refusal
@@ -388,6 +282,9 @@ impl JsonDecoder {
             }
             appended = index + 1;
             let value = self.record.values[index];
+            if reading.passes_null && value.is_none_or(|value| value.kind == Kind::Null) {
+                continue;
+            }
             if value.is_none()
                 && reading.declared
                 && self.missing_columns == ContractMode::DiscardRow
@@ -609,11 +506,11 @@ impl Reading {
                 (Spelled::Scratch, self.column.append(scratch, 0, scratch.len(), false).err())
             }
             Kind::Text(false) => (place, self.column.append(bytes, start, end, false).err()),
-            Kind::Nested if !self.text => {
+            kind if kind == Kind::Misplaced || kind == Kind::Nested && !self.text => {
                 let _ = self.column.append_null();
                 (place, Some(Fault::Type))
             }
-            Kind::Number | Kind::Boolean | Kind::Nested => {
+            Kind::Number | Kind::Boolean | Kind::Nested | Kind::Misplaced => {
                 (place, self.column.append(bytes, start, end, true).err())
             }
         })

@@ -11,13 +11,15 @@ use freshet_core::types::ColumnType;
 
 use super::Shape;
 use super::decoder::JsonDecoder;
-use super::parse::{blanks, each_field, key_text};
+use super::fields::{Level, Names};
+use super::parse::blanks;
 use crate::values::{Rules, ValueFormats};
 
 /// The columns of one file.
 #[derive(Debug, Clone)]
 pub struct JsonLayout {
     pub(super) shape: Shape,
+    pub(super) names: Names,
     pub(super) contract: Arc<Contract>,
     /// The contract's columns, then new ones.
     pub(super) columns: Vec<Arc<Rules>>,
@@ -32,6 +34,7 @@ impl JsonLayout {
     /// Maps the fields of the head's objects onto the contract.
     pub fn new(
         shape: Shape,
+        names: Names,
         formats: ValueFormats,
         head: FileHead<'_>,
         contract: &Arc<Contract>,
@@ -41,12 +44,21 @@ impl JsonLayout {
         if head.whole && blanks(text, 0) == text.len() {
             return Err(Error::new(code::FILE_EMPTY, "the file is empty"));
         }
-        let seen = Seen::of(text);
+        let mut level = Level::new(names);
+        for (index, column) in contract.columns.iter().enumerate() {
+            for path in names.places(column.name_in_data()) {
+                level.add(&path, Some(index), false);
+            }
+        }
+        let seen = Seen::of(text, &level);
+        let means = |column: &ContractColumn, name: &str| {
+            names.places(column.name_in_data()).iter().any(|path| is_path(path, name))
+        };
         let mut columns = Vec::new();
         let mut changes = Vec::new();
         for column in &contract.columns {
             columns.push(Arc::new(Rules::compile(column, &formats)?));
-            if seen.objects > 0 && !seen.names.iter().any(|name| name == column.name_in_data()) {
+            if seen.objects > 0 && !seen.names.iter().any(|name| means(column, name)) {
                 changes.push(SchemaChange::Missing { column: column.name.clone() });
                 if contract.modes.missing_columns == ContractMode::Freeze {
                     let name = column.name_in_data();
@@ -61,10 +73,9 @@ impl JsonLayout {
         let declared = columns.len();
         let mut fields: Vec<Arc<Field>> = contract.schema().fields().iter().cloned().collect();
         let in_head = seen.names.len();
-        let names = seen.names.iter();
         let late = contract.found.iter().filter(|name| !seen.names.contains(name));
-        for (index, name) in names.chain(late).cloned().enumerate() {
-            if contract.columns.iter().any(|column| column.name_in_data() == name) {
+        for (index, name) in seen.names.iter().chain(late).cloned().enumerate() {
+            if contract.columns.iter().any(|column| means(column, &name)) {
                 continue;
             }
             if declared > 0 && index < in_head {
@@ -93,6 +104,7 @@ impl JsonLayout {
         }
         Ok(Self {
             shape,
+            names,
             contract: Arc::clone(contract),
             columns,
             declared,
@@ -133,6 +145,14 @@ impl TextLayout for JsonLayout {
     }
 }
 
+/// Whether a name in full is this path.
+fn is_path(path: &[&str], name: &str) -> bool {
+    match path {
+        [only] => *only == name,
+        path => path.iter().copied().eq(name.split('.')),
+    }
+}
+
 /// The fields that the objects of a head have.
 #[derive(Debug, Default)]
 struct Seen {
@@ -146,18 +166,14 @@ pub(super) const MAX_FIELDS: usize = 10_000;
 impl Seen {
     /// Fields of all whole objects in `text`, in the order of their first appearance. What is not
     /// an object is passed over: the decoder will say so.
-    fn of(text: &[u8]) -> Self {
+    fn of(text: &[u8], level: &Level) -> Self {
         let mut seen = Self::default();
         let mut known: HashSet<String> = HashSet::new();
         let mut at = 0;
         while let Some(found) = memchr::memchr(b'{', &text[at..]) {
             let start = at + found;
             let mut names = Vec::new();
-            let result = each_field(text, start, |key, escaped, _| {
-                if let Some(name) = key_text(key, escaped) {
-                    names.push(name.into_owned());
-                }
-            });
+            let result = level.tell(text, start, &mut |name| names.push(name));
             match result {
                 Ok(end) => {
                     seen.objects += 1;

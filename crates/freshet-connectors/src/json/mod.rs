@@ -4,6 +4,7 @@
 //! the fields of declared or asked columns are read.
 
 mod decoder;
+mod fields;
 mod layout;
 mod parse;
 mod skip;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use crate::formats::{Format, FormatReader};
 use crate::options;
 use crate::values::ValueFormats;
+use fields::Names;
 use layout::JsonLayout;
 
 /// Options of the formats `ndjson` and `json`.
@@ -38,9 +40,17 @@ pub struct JsonOptions {
     pub timestamp_format: Option<String>,
     /// `strftime` pattern of times of day, unless a column has one of its own. Default: ISO 8601.
     pub time_format: Option<String>,
+    /// Whether the `source_name` of a column is a path: `bid.price` is the field `price` of the
+    /// object `bid`, and `person.at | bid.at` whichever of the two is there and not null. Null where
+    /// the object is. Default: false, a field's name is taken as it is.
+    pub paths: bool,
 }
 
 impl JsonOptions {
+    fn names(&self) -> Names {
+        if self.paths { Names::Paths } else { Names::Fields }
+    }
+
     fn value_formats(&self) -> ValueFormats {
         ValueFormats {
             null_values: self.null_values.clone(),
@@ -84,7 +94,7 @@ impl JsonFormat {
 impl TextFormat for JsonFormat {
     fn layout(&self, head: FileHead<'_>, contract: &Arc<Contract>) -> Result<Arc<dyn TextLayout>> {
         let formats = self.options.value_formats();
-        Ok(Arc::new(JsonLayout::new(self.shape, formats, head, contract)?))
+        Ok(Arc::new(JsonLayout::new(self.shape, self.options.names(), formats, head, contract)?))
     }
 
     fn splittable(&self) -> bool {

@@ -20,6 +20,8 @@ pub enum Kind {
     Null,
     /// An object or array, as written.
     Nested,
+    /// Something else where an object was expected; never scanned as such.
+    Misplaced,
 }
 
 /// A value, by its place.
@@ -53,6 +55,13 @@ pub trait Fields {
     /// The field that was expected has this value.
     fn take_expected(&mut self, value: Value);
 
+    /// The field that was expected is the object at `at`: scans it where its own fields are asked for
+    /// and gives the place behind it. `None` where it is a value like others.
+    #[inline(always)]
+    fn enter_expected(&mut self, _at: usize) -> Option<Result<usize, Wrong>> {
+        None
+    }
+
     /// A field: its key without quotes, whether the key has escapes, and its value.
     fn take(&mut self, key: &[u8], escaped: bool, value: Value);
 }
@@ -69,9 +78,19 @@ pub fn object(bytes: &[u8], at: usize, fields: &mut impl Fields) -> Result<usize
         let expected = fields.expected();
         let behind = at + expected.len();
         let end = if !expected.is_empty() && bytes.get(at..behind) == Some(expected) {
-            let (value, end) = value(bytes, blanks(bytes, behind), 1)?;
-            fields.take_expected(value);
-            end
+            let start = blanks(bytes, behind);
+            let entered = match bytes.get(start) {
+                Some(b'{') => fields.enter_expected(start),
+                _ => None,
+            };
+            match entered {
+                Some(end) => end?,
+                None => {
+                    let (value, end) = value(bytes, start, 1)?;
+                    fields.take_expected(value);
+                    end
+                }
+            }
         } else {
             let (key_start, key_end, escaped, behind) = key(bytes, at)?;
             let (value, end) = value(bytes, behind, 1)?;

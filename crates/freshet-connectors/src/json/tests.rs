@@ -8,6 +8,8 @@ use freshet_core::record::Decoded;
 use freshet_core::{ColumnType, ContractColumn, ContractMode};
 use proptest::prelude::*;
 
+use serde_json::Value as Json;
+
 use super::*;
 
 fn contract() -> Contract {
@@ -25,7 +27,18 @@ fn contract() -> Contract {
 
 /// Everything that decoding `text` gives, fed in pieces of `piece` bytes, as text.
 fn decode(shape: Shape, contract: &Contract, text: &[u8], piece: usize, all: bool) -> String {
-    let format = JsonFormat::new(JsonOptions::default(), shape).unwrap();
+    decode_by(JsonOptions::default(), shape, contract, text, piece, all)
+}
+
+fn decode_by(
+    options: JsonOptions,
+    shape: Shape,
+    contract: &Contract,
+    text: &[u8],
+    piece: usize,
+    all: bool,
+) -> String {
+    let format = JsonFormat::new(options, shape).unwrap();
     let contract = Arc::new(contract.clone());
     let layout = format.layout(FileHead { bytes: text, whole: true }, &contract).unwrap();
     let schema = layout.schema();
@@ -306,5 +319,122 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+fn by_path(name: &str, path: &str, data_type: ColumnType) -> ContractColumn {
+    ContractColumn { source_name: Some(path.into()), ..ContractColumn::new(name, data_type) }
+}
+
+fn paths(text: &str, new_columns: ContractMode) -> String {
+    let modes = freshet_core::contract::ContractModes { new_columns, ..Contract::default().modes };
+    let contract = Contract {
+        columns: vec![
+            by_path("kind", "kind", ColumnType::Int32),
+            by_path("price", "bid.price", ColumnType::Int64),
+            by_path("city", "person.home.city", ColumnType::Text),
+            by_path("person", "person", ColumnType::Text),
+            by_path("at", "person.at | bid.at", ColumnType::Int64),
+        ],
+        modes,
+        ..Contract::default()
+    };
+    let options = JsonOptions { paths: true, ..JsonOptions::default() };
+    decode_by(options, Shape::Lines, &contract, text.as_bytes(), text.len().max(1), true)
+}
+
+#[test]
+fn paths_lead_into_objects() {
+    let text = r#"{"kind":2,"person":null,"bid":{"price":7,"at":70}}
+{"kind":0,"person":{"at":5,"home":{"zip":1,"city":"Rome"}},"bid":null}
+{"bid":{"at":71,"price":8},"kind":2}
+{"kind":3,"bid":{"at":null,"price":null},"person":{"home":null,"at":6}}
+{"kind":4,"bid":5}
+{"kind":5,"bid":{"price":1},"bid":{"at":2}}
+{"kind":6,"person":{"home":{"city":["a"]}}}"#;
+    let result = paths(text, ContractMode::DiscardValue);
+    for row in [
+        "| 2    | 7     |      |                                          | 70 |",
+        "| 0    |       | Rome | {\"at\":5,\"home\":{\"zip\":1,\"city\":\"Rome\"}} | 5  |",
+        "| 2    | 8     |      |                                          | 71 |",
+        "| 3    |       |      | {\"home\":null,\"at\":6}                   | 6  |",
+        "| 5    | 1     |      |                                          | 2  |",
+        "| 6    |       | [\"a\"] ",
+    ] {
+        let row: String = row.split_whitespace().collect();
+        let found = result
+            .lines()
+            .any(|line| line.split_whitespace().collect::<String>().starts_with(&row));
+        assert!(found, "{row} is not in\n{result}");
+    }
+    assert!(result.contains("type price: \"5\" is not a bigint"), "{result}");
+    assert!(result.starts_with("7=6 "), "{result}");
+}
+
+#[test]
+fn fields_within_objects_are_news_by_their_whole_name() {
+    let text = "{\"kind\":1,\"bid\":{\"price\":7,\"channel\":\"x\",\"a.b\":1}}";
+    let evolves = paths(text, ContractMode::Evolve);
+    assert!(evolves.contains("bid.channel") && !evolves.contains("a.b"), "{evolves}");
+    let strict = paths(text, ContractMode::DiscardRow);
+    assert!(strict.contains("does not declare the field \"bid.channel\""), "{strict}");
+}
+
+proptest! {
+    #[test]
+    fn paths_find_what_a_tree_of_values_has(
+        rows in prop::collection::vec(prop::collection::vec((0..3_usize, 0..4_usize, 0..100_i64), 0..8), 1..6),
+    ) {
+        // Fields of up to two objects and of the record itself, in any order, some twice.
+        let mut text = String::new();
+        let mut expected = Vec::new();
+        for row in &rows {
+            let mut record = serde_json::Map::new();
+            for (object, field, value) in row {
+                let value = if *field == 3 { Json::Null } else { Json::from(*value) };
+                let name = format!("f{field}");
+                match object {
+                    0 => record.insert(name, value),
+                    _ => match record.entry(format!("o{object}")).or_insert_with(|| serde_json::json!({})) {
+                        Json::Object(inner) => inner.insert(name, value),
+                        _ => None,
+                    },
+                };
+            }
+            let record = Json::Object(record);
+            expected.push([
+                record.pointer("/f0"), record.pointer("/o1/f1"), record.pointer("/o2/f1"), record.pointer("/o2/f2"),
+            ].map(|value| value.and_then(Json::as_i64)));
+            text.push_str(&record.to_string());
+            text.push('\n');
+        }
+        let contract = Contract {
+            columns: vec![
+                by_path("a", "f0", ColumnType::Int64),
+                by_path("b", "o1.f1", ColumnType::Int64),
+                by_path("c", "o2.f1", ColumnType::Int64),
+                by_path("d", "o2.f2", ColumnType::Int64),
+            ],
+            modes: freshet_core::contract::ContractModes {
+                new_columns: ContractMode::DiscardValue,
+                ..Contract::default().modes
+            },
+            ..Contract::default()
+        };
+        let options = JsonOptions { paths: true, ..JsonOptions::default() };
+        let result = decode_by(options, Shape::Lines, &contract, text.as_bytes(), text.len(), true);
+        let found: Vec<Vec<String>> = result
+            .lines()
+            .filter(|line| line.starts_with("| ") && !line.contains(" a "))
+            .map(|line| line.split('|').map(|cell| cell.trim().to_owned()).collect())
+            .collect();
+        let expected: Vec<Vec<String>> = expected
+            .iter()
+            .map(|row| {
+                let cells = row.iter().map(|value| value.map_or(String::new(), |v| v.to_string()));
+                std::iter::once(String::new()).chain(cells).chain([String::new()]).collect()
+            })
+            .collect();
+        prop_assert_eq!(found, expected, "{}\n{}", text, result);
     }
 }

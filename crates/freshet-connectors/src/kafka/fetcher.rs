@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::client::{Connection, TopicPartition, refused, topic_name};
-use super::options::OnLost;
+use super::options::{EndAt, OnLost};
 use super::records::{BatchHeader, Damage};
 use super::source::Shared;
 
@@ -53,6 +53,8 @@ struct Crew {
     room: watch::Sender<u64>,
     /// Rises when somebody has to look who leads what.
     trouble: watch::Sender<u64>,
+    /// Rises when a partition came to its end.
+    ended: watch::Sender<u64>,
 }
 
 /// Where reading a partition stands.
@@ -69,6 +71,10 @@ struct Read {
     topic: Option<u128>,
     /// Where to begin anew, once a leader is known.
     restart: Option<Start>,
+    /// Where reading ends, where it does.
+    end: Option<i64>,
+    /// All blocks up to there were handed over.
+    ended: bool,
 }
 
 /// What was asked for: by topic and number the number here, and the offset.
@@ -96,6 +102,7 @@ impl KafkaFetcher {
             blocks: sender,
             room: watch::Sender::new(0),
             trouble: watch::Sender::new(0),
+            ended: watch::Sender::new(0),
         });
         let watcher = tokio::spawn(watch_over(Arc::clone(&crew)));
         Self { crew, blocks, watcher, given: None }
@@ -117,7 +124,12 @@ impl Drop for KafkaFetcher {
 impl Fetcher for KafkaFetcher {
     async fn add(&mut self, partition: &Partition, start: Start) -> Result<()> {
         let partition: TopicPartition = partition.0.parse()?;
-        let next = self.crew.shared.first(&partition, start).await?;
+        let shared = &self.crew.shared;
+        let next = shared.first(&partition, start).await?;
+        let end = match shared.options.end {
+            EndAt::Never => None,
+            EndAt::Latest => Some(shared.first(&partition, Start::Latest).await?),
+        };
         self.crew.reads.lock().push(Read {
             partition,
             next,
@@ -125,6 +137,8 @@ impl Fetcher for KafkaFetcher {
             leader: None,
             topic: None,
             restart: None,
+            end,
+            ended: end.is_some_and(|end| next >= end),
         });
         raise(&self.crew.trouble);
         Ok(())
@@ -134,7 +148,23 @@ impl Fetcher for KafkaFetcher {
         if let Some((partition, bytes)) = self.given.take() {
             self.crew.give_back(partition, bytes);
         }
-        match self.blocks.recv().await {
+        let mut ended = self.crew.ended.subscribe();
+        let received = loop {
+            ended.borrow_and_update();
+            if self.crew.has_ended() {
+                // All that there is was handed over before it was said to be all.
+                match self.blocks.try_recv() {
+                    Ok(received) => break Some(received),
+                    Err(_) => return Ok(None),
+                }
+            }
+            tokio::select! {
+                received = self.blocks.recv() => break received,
+                // The crew holds the sender.
+                _ = ended.changed() => {}
+            }
+        };
+        match received {
             Some(Ok(block)) => {
                 self.given = Some((block.partition, block.bytes.len()));
                 Ok(Some(block))
@@ -148,6 +178,20 @@ impl Fetcher for KafkaFetcher {
 impl Crew {
     fn limit(&self) -> usize {
         self.shared.options.buffer_bytes.as_usize()
+    }
+
+    /// Whether reading has an end and has come to it, in all partitions.
+    fn has_ended(&self) -> bool {
+        self.shared.options.end != EndAt::Never && self.reads.lock().iter().all(|read| read.ended)
+    }
+
+    /// A block was handed over.
+    fn handed_over(&self, partition: usize, next: i64) {
+        let read = &mut self.reads.lock()[partition];
+        if !read.ended && read.end.is_some_and(|end| next >= end) {
+            read.ended = true;
+            raise(&self.ended);
+        }
     }
 
     fn give_back(&self, partition: usize, bytes: usize) {
@@ -199,7 +243,11 @@ impl Crew {
         let mut reads = self.reads.lock();
         // Those that have little come first: a broker fills its answer in this order.
         let mut order: Vec<usize> = (0..reads.len())
-            .filter(|&n| reads[n].leader == Some(broker) && reads[n].queued < self.limit())
+            .filter(|&n| {
+                let read = &reads[n];
+                let has_more = read.end.is_none_or(|end| read.next < end);
+                read.leader == Some(broker) && read.queued < self.limit() && has_more
+            })
             .collect();
         order.sort_by_key(|&n| reads[n].queued);
         for number in order {
@@ -236,6 +284,12 @@ impl Crew {
     /// Enters an answer; the blocks in it.
     fn enter(&self, broker: i32, answer: FetchResponse, asked: &Asked) -> Result<Vec<Block>> {
         let mut given = Vec::new();
+        let mut partitions = answer.responses.iter().flat_map(|topic| &topic.partitions);
+        // A broker that has anything to give does not answer with nothing, unless it slows us down.
+        let silent = answer.throttle_time_ms == 0
+            && partitions.all(|data| {
+                data.error_code == 0 && data.records.as_ref().is_none_or(Bytes::is_empty)
+            });
         for topic in answer.responses {
             let name: Arc<str> = topic.topic.0.as_str().into();
             for data in topic.partitions {
@@ -244,11 +298,17 @@ impl Crew {
                     continue;
                 };
                 let partition = TopicPartition { topic: Arc::clone(&name), index };
-                let fate = fate(number, &partition, from, data);
+                let end = self.reads.lock()[number].end.unwrap_or(i64::MAX);
+                let fate = fate(number, &partition, (from, end), data);
                 let mut reads = self.reads.lock();
                 let read = &mut reads[number];
                 match fate {
-                    Fate::Good(blocks, next) => {
+                    Fate::Good(mut blocks, mut next) => {
+                        if silent && let Some(end) = read.end {
+                            // What was in front of the end was compacted away.
+                            blocks.push(empty(number, next, end));
+                            next = end;
+                        }
                         read.next = next;
                         read.queued += blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
                         given.extend(blocks);
@@ -291,7 +351,12 @@ impl Crew {
 }
 
 /// What became of a partition.
-fn fate(number: usize, partition: &TopicPartition, from: i64, data: PartitionData) -> Fate {
+fn fate(
+    number: usize,
+    partition: &TopicPartition,
+    (from, end): (i64, i64),
+    data: PartitionData,
+) -> Fate {
     if data.error_code != 0 {
         let error = ResponseError::try_from_code(data.error_code);
         return match error {
@@ -305,7 +370,7 @@ fn fate(number: usize, partition: &TopicPartition, from: i64, data: PartitionDat
         };
     }
     let records = data.records.unwrap_or_default();
-    match blocks(number, from, &records, data.aborted_transactions.unwrap_or_default()) {
+    match blocks(number, (from, end), &records, data.aborted_transactions.unwrap_or_default()) {
         Ok((blocks, next)) => Fate::Good(blocks, next),
         Err(damage) => Fate::Bad(
             Error::new(
@@ -318,12 +383,12 @@ fn fate(number: usize, partition: &TopicPartition, from: i64, data: PartitionDat
     }
 }
 
-/// The whole batches in `records`, without those of aborted transactions, and the offset behind them.
+/// The whole batches in `records` that begin in front of `end`, without those of aborted transactions, and the offset behind them.
 ///
 /// Batches that follow each other stay together: a block ends where something was cut out.
 fn blocks(
     partition: usize,
-    from: i64,
+    (from, end): (i64, i64),
     records: &Bytes,
     mut aborted: Vec<AbortedTransaction>,
 ) -> Result<(Vec<Block>, i64), Damage> {
@@ -334,6 +399,9 @@ fn blocks(
     let (mut at, mut next) = (0, from);
     let mut run: Option<Run> = None;
     while let Some(header) = BatchHeader::parse(&records[at..])? {
+        if header.base_offset >= end {
+            break;
+        }
         let batch = &records[at..at + header.length];
         let behind = header.next_offset();
         while aborted.last().is_some_and(|transaction| transaction.first_offset < behind) {
@@ -368,17 +436,22 @@ fn blocks(
         Some(run) => blocks.push(run.block(partition, records)),
         // What was cut out at the end is behind us as well.
         None if next > blocks.last().map_or(from, |block| block.next.0 as i64) => {
-            blocks.push(Block {
-                partition,
-                bytes: Bytes::new(),
-                position: Position(next as u64),
-                next: Position(next as u64),
-                written: None,
-            })
+            blocks.push(empty(partition, next, next));
         }
         None => {}
     }
     Ok((blocks, next))
+}
+
+/// A block without bytes, which only says where reading stands.
+fn empty(partition: usize, position: i64, next: i64) -> Block {
+    Block {
+        partition,
+        bytes: Bytes::new(),
+        position: Position(position as u64),
+        next: Position(next as u64),
+        written: None,
+    }
 }
 
 /// Batches that follow each other.
@@ -508,6 +581,10 @@ async fn look(crew: &Crew) -> Result<bool, Trouble> {
         let first = crew.shared.first(&partition, start).await.map_err(sort)?;
         let read = &mut crew.reads.lock()[number];
         (read.next, read.leader, read.restart) = (first, leader, None);
+        if read.end.is_some_and(|end| first >= end) {
+            read.ended = true;
+            raise(&crew.ended);
+        }
     }
     Ok(all)
 }
@@ -570,9 +647,11 @@ async fn fetch_from(crew: &Crew, broker: i32, connection: &mut Connection) -> Re
 
 async fn hand_over(crew: &Crew, ready: &mut Vec<Block>) -> Result<()> {
     for block in ready.drain(..) {
+        let (partition, next) = (block.partition, block.next.0 as i64);
         if crew.blocks.send(Ok(block)).await.is_err() {
             return Err(Error::internal("nobody fetches any more"));
         }
+        crew.handed_over(partition, next);
     }
     Ok(())
 }

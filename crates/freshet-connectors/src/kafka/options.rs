@@ -49,6 +49,10 @@ pub struct KafkaOptions {
     /// timestamp (`2026-01-31T00:00:00Z`), or the offset of each partition
     /// (`{"orders/0": 10}`; the others begin at the earliest). Default: `earliest`.
     pub start: StartAt,
+    /// As a source: where reading ends: `never`, or `latest`, behind the newest record that there is when
+    /// the job starts. The job then ends as well: its windows close, and started again it does nothing.
+    /// Default: `never`.
+    pub end: EndAt,
     /// As a source: the partitions that are read, by number. Default: all, new ones included.
     pub partitions: Option<Vec<i32>>,
     /// As a source: the consumer group to which positions are committed with each checkpoint, for
@@ -127,6 +131,7 @@ impl Default for KafkaOptions {
             format: "ndjson".into(),
             format_options: Value::Null,
             start: StartAt::Word("earliest".into()),
+            end: EndAt::Never,
             partitions: None,
             group: None,
             discovery_interval: seconds(60),
@@ -173,6 +178,15 @@ words!(
         SaslPlaintext,
         /// Both.
         SaslSsl,
+    }
+);
+words!(
+    /// Where reading ends.
+    EndAt, "snake_case" {
+        /// Nowhere.
+        Never,
+        /// Behind the newest record at the start.
+        Latest,
     }
 );
 words!(

@@ -25,7 +25,7 @@ use super::client::{
 };
 use super::decoder::KafkaDecoder;
 use super::fetcher::KafkaFetcher;
-use super::options::{Isolation, KafkaOptions, StartFrom, Tombstones};
+use super::options::{EndAt, Isolation, KafkaOptions, StartFrom, Tombstones};
 use crate::formats::Format;
 use crate::messages::{self, MessageFormat};
 
@@ -204,7 +204,9 @@ impl StreamSource for KafkaSource {
     }
 
     fn discovery_interval(&self) -> Option<Duration> {
-        self.shared.options.partitions.is_none().then_some(self.shared.options.discovery_interval.0)
+        let options = &self.shared.options;
+        let grows = options.partitions.is_none() && options.end == EndAt::Never;
+        grows.then_some(options.discovery_interval.0)
     }
 
     async fn publish(&self, positions: &BTreeMap<Partition, Position>) -> Result<()> {

@@ -185,7 +185,7 @@ struct Seen {
     next: BTreeMap<Partition, u64>,
 }
 
-/// Reads until `records` were seen, bad and filtered ones included.
+/// Reads until `records` were seen, bad and filtered ones included, or the topic's end.
 async fn read(
     source: &Arc<dyn StreamSource>,
     projection: &[usize],
@@ -221,7 +221,7 @@ async fn more(
         decoder.add(partition);
     }
     while seen.records < records {
-        let block = fetcher.fetch().await.expect("a block").expect("topics do not end");
+        let Some(block) = fetcher.fetch().await.expect("a block") else { return };
         let mut out = Decoded::default();
         while decoder.decode(&block, &mut out).expect("a sound block") == Decoding::Waits {
             out.clear();

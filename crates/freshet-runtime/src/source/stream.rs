@@ -93,6 +93,14 @@ impl JobSource for StreamInput {
     }
 }
 
+/// The task that reads a partition, which depends on nothing but its name. Partitions with one name
+/// and a number behind it are dealt out in turn, so that no task has two more than another.
+fn owner(partition: &str, tasks: usize) -> usize {
+    let name = partition.trim_end_matches(|byte: char| byte.is_ascii_digit());
+    let number = partition[name.len()..].parse().unwrap_or(0_u64);
+    (xxh3_64(name.as_bytes()).wrapping_add(number) % tasks as u64) as usize
+}
+
 /// What fetching and decoding share.
 struct Shared {
     state: Mutex<State>,
@@ -128,12 +136,12 @@ impl Fetching {
     /// Adds the partitions of this task that are new.
     async fn discover(&mut self) -> Result<()> {
         for partition in self.input.source.partitions().await? {
-            let owner = xxh3_64(partition.0.as_bytes()) % self.tasks as u64;
+            let owner = owner(&partition.0, self.tasks);
             let is_new = {
                 let state = self.shared.state.lock();
                 state.partitions.iter().all(|(known, _)| *known != partition)
             };
-            if owner != self.task as u64 || !is_new {
+            if owner != self.task || !is_new {
                 continue;
             }
             let start = match self.known.get(&partition.0) {

@@ -96,6 +96,50 @@ async fn records_of_aborted_transactions_are_not_read() {
 }
 
 #[tokio::test]
+async fn reading_ends_behind_what_was_there_at_the_start() {
+    let mut fixture = Fixture::new("bounded", 3, &[]).await;
+    let texts: Vec<String> = (0..6).map(|id| format!("{{\"id\":{id}}}")).collect();
+    let of = |range: std::ops::Range<usize>| -> Vec<_> {
+        texts[range].iter().map(|text| (None, Some(text.as_str()))).collect()
+    };
+    fixture.send(0, &of(0..2), Compression::None).await;
+    fixture.send(0, &of(2..3), Compression::Lz4).await;
+    fixture.send(2, &of(3..4), Compression::None).await;
+    // At the end of a partition stands a transaction that came to nothing.
+    let id = format!("aborter-{}", fixture.topic);
+    let transactions = write::Raw::new(&fixture, &id).await;
+    transactions.begin(&fixture).await;
+    let mut batch = BatchBuilder::default();
+    batch.push(None, Some(b"{\"id\":9}"), &[], SystemClock.now_micros() / 1000);
+    let batch = batch.finish(Compression::None).expect("no compression");
+    fixture.deliver(0, batch, Some(transactions.producer), Some(&id)).await;
+    transactions.end(false).await;
+
+    let source = fixture.source(json!({"end": "latest"}));
+    assert_eq!(source.discovery_interval(), None);
+    let partitions = source.partitions().await.expect("the topic is there");
+    let mut fetcher = source.fetcher().await.expect("a fetcher");
+    for partition in &partitions {
+        fetcher.add(partition, Start::Earliest).await.expect("the partition is there");
+    }
+    for partition in 0..3 {
+        fixture.send(partition, &of(4..6), Compression::None).await;
+    }
+    let mut seen = Seen::default();
+    let all = more(&source, &mut fetcher, &partitions, &[0], u64::MAX, &mut seen);
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("it ends");
+    seen.rows.sort_unstable();
+    assert_eq!(seen.rows, ["+I 0", "+I 1", "+I 2", "+I 3"]);
+    assert!(fetcher.fetch().await.expect("no error").is_none(), "it has ended for good");
+
+    // What lies behind the end already, and a reader without a partition, end at once.
+    let mut fetcher = source.fetcher().await.expect("a fetcher");
+    assert!(fetcher.fetch().await.expect("no error").is_none());
+    fetcher.add(&partitions[1], Start::Latest).await.expect("the partition is there");
+    assert!(fetcher.fetch().await.expect("no error").is_none());
+}
+
+#[tokio::test]
 async fn tombstones_are_deletes_or_counted() {
     let mut fixture = Fixture::new("tombstones", 1, &[("cleanup.policy", "compact")]).await;
     let messages = [

@@ -135,7 +135,8 @@ fn a_key_that_was_forgotten_is_new_again() {
 
 fn timed() -> Deduplicate {
     let time = DataType::Timestamp(TimeUnit::Microsecond, None);
-    let fields = schema().fields().iter().map(|field| match field.name().as_str() {
+    let schema = schema();
+    let fields = schema.fields().iter().map(|field| match field.name().as_str() {
         "at" => field.as_ref().clone().with_data_type(time.clone()),
         _ => field.as_ref().clone(),
     });
@@ -147,7 +148,8 @@ fn timed() -> Deduplicate {
 fn timed_rows(records: &[Record]) -> Rows {
     let rows = rows(records).into_batch();
     let mut columns = rows.columns().to_vec();
-    columns[1] = arrow::compute::cast(&columns[1], timed().input.field(1).data_type()).expect("a time");
+    columns[1] =
+        arrow::compute::cast(&columns[1], timed().input.field(1).data_type()).expect("a time");
     Rows::inserts(RecordBatch::try_new(timed().input, columns).expect("columns of the schema"))
 }
 

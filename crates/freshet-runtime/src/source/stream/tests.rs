@@ -72,3 +72,16 @@ fn a_block_that_cannot_be_decoded_yet_is_tried_again_and_none_overtakes_it() {
     assert!(matches!(feed.next(now), Ok(Fed::Rows { .. })));
     assert_eq!(position(&feed), Some(2));
 }
+
+#[test]
+fn numbered_partitions_are_dealt_out_in_turn() {
+    for (partitions, tasks) in [(4, 2), (2, 2), (7, 3), (3, 8)] {
+        let mut counts = vec![0; tasks];
+        for number in 0..partitions {
+            counts[owner(&format!("orders/{number}"), tasks)] += 1;
+        }
+        let (least, most) = (counts.iter().min(), counts.iter().max());
+        assert!(most <= least.map(|least| least + 1).as_ref(), "{counts:?}");
+    }
+    assert!(owner("", 3) < 3 && owner("99999999999999999999999", 3) < 3);
+}

@@ -1,0 +1,1 @@
+select order_id, city, amount, event_time from {{ source('delivery', 'orders') }} where status = 'placed'

@@ -1,0 +1,2 @@
+-- Nothing but the way through.
+select id, sent from {{ source('topics', 'events') }}
