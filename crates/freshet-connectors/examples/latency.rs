@@ -20,6 +20,7 @@ use freshet_connectors::kafka::records::Compression;
 use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::config::{HumanDuration, Share};
 use freshet_core::contract::{Contract, ContractColumn, ContractModes};
+use freshet_core::format::Decoding;
 use freshet_core::record::Decoded;
 use freshet_core::registry::{ConnectorContext, SourceSpec};
 use freshet_core::stream::{Start, StreamSource};
@@ -184,7 +185,9 @@ async fn measure(
         })??;
         let now = SystemClock.now_micros();
         let Some(block) = block else { break };
-        decoder.decode(&block, &mut out)?;
+        if decoder.decode(&block, &mut out)? == Decoding::Waits {
+            return Err(Error::internal("a decoder of JSON waits for something"));
+        }
         for batch in &out.batches {
             let sent = batch.column(1).as_primitive::<Int64Type>();
             rows += sent.len() as u64;

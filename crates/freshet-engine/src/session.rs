@@ -85,6 +85,8 @@ impl Sessions {
         let options = config.options_mut();
         // Timestamps are microseconds everywhere, as Delta has them.
         options.execution.time_zone = Some("UTC".into());
+        // `0.908` is what it says, as in Postgres and DuckDB: a stream and a batch agree to the last digit.
+        options.sql_parser.parse_float_as_decimal = true;
         options.execution.parquet.pushdown_filters = true;
         options.execution.parquet.reorder_filters = true;
         let state = SessionStateBuilder::new()

@@ -191,6 +191,7 @@ mod tests {
             expect_every: Some(BatchSize::Day),
             event_time: None,
             watermark: None,
+            primary_key: Vec::new(),
             tags: Vec::new(),
             location: Location::line("sources/pos.yml", 3),
         }

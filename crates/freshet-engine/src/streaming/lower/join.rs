@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
-use datafusion::common::{Column, DFSchema, JoinType, NullEquality, ScalarValue};
+use arrow::datatypes::{Field, FieldRef, SchemaRef};
+use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
     Between, BinaryExpr, Expr, ExprSchemable, Join as Plan, Operator, and,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::common::{Column, DFSchema, JoinType};
+use datafusion::logical_expr::logical_plan::TableScanBuilder;
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Join as Plan, LogicalPlan, Operator, Projection,
@@ -171,14 +172,10 @@ impl Lowering<'_> {
         };
         let (time, key) =
             (place(time.column), time.primary_key.iter().map(|column| place(*column)).collect());
-        let scan = TableScan::try_new(
-            scan.table_name.clone(),
-            Arc::clone(&scan.source),
-            Some(wanted),
-            Vec::new(),
-            None,
-        )
-        .map_err(|error| Error::internal("a table lacks its own columns").caused_by(error))?;
+        let scan = TableScanBuilder::new(scan.table_name.clone(), Arc::clone(&scan.source))
+            .with_projection(Some(wanted))
+            .build()
+            .map_err(|error| Error::internal("a table lacks its own columns").caused_by(error))?;
         let relation = self.scan(&scan)?;
         Ok(Versions { relation, columns: given.len(), time, key })
     }
