@@ -3,11 +3,13 @@
 //! A stream is a stranger's: types whose values can take more room as text than they have bytes are
 //! bounded before anything is written.
 
-use std::io::{self, Cursor, Write};
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Field, Schema};
-use arrow::ipc::reader::StreamReader;
+use arrow::ipc::reader::StreamDecoder;
+use arrow::ipc::{BodyCompression, Message, root_as_message};
 use arrow::json::writer::LineDelimited;
 use arrow::json::{LineDelimitedWriter, WriterBuilder};
 use axum::http::StatusCode;
@@ -22,6 +24,8 @@ use crate::records::too_many;
 const GROWTH: usize = 8;
 /// Text that a stream of any size may become.
 const LEAST: usize = 1 << 20;
+/// What stands at the end of a stream, or may: messages without a body are complete with what follows.
+const END: &[u8] = &[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 /// Types within types.
 const DEPTH: usize = 32;
 
@@ -33,19 +37,36 @@ pub(crate) fn split(body: &Bytes, most: usize) -> Result<Vec<Bytes>, Problem> {
 }
 
 fn rows(body: &Bytes, most: usize) -> Result<Vec<Bytes>, Problem> {
-    let reader = StreamReader::try_new(Cursor::new(body), None).map_err(broken)?;
-    check(&reader.schema())?;
+    let mut decoder = StreamDecoder::new();
     let text = Bounded { bytes: Vec::new(), most: LEAST.max(body.len().saturating_mul(GROWTH)) };
     let mut writer: LineDelimitedWriter<Bounded> =
         WriterBuilder::new().with_explicit_nulls(false).build::<_, LineDelimited>(text);
-    let mut count = 0_usize;
-    for batch in reader {
-        let batch = batch.map_err(broken)?;
-        count = count.saturating_add(batch.num_rows());
-        if count > most {
-            return Err(too_many(most));
+    let (mut rest, mut count, mut ended) = (body.clone(), 0_usize, false);
+    let mut checked = false;
+    while !ended {
+        let mut piece = match message(&rest)? {
+            Some(len) => Buffer::from(rest.split_to(len)),
+            None => {
+                ended = true;
+                Buffer::from(END)
+            }
+        };
+        while !piece.is_empty() {
+            let batch = decoder.decode(&mut piece).map_err(broken)?;
+            if let (false, Some(schema)) = (checked, decoder.schema()) {
+                check(&schema)?;
+                checked = true;
+            }
+            let Some(batch) = batch else { continue };
+            count = count.saturating_add(batch.num_rows());
+            if count > most {
+                return Err(too_many(most));
+            }
+            writer.write(&batch).map_err(broken)?;
         }
-        writer.write(&batch).map_err(broken)?;
+    }
+    if !checked {
+        return Err(broken("it has no schema"));
     }
     writer.finish().map_err(broken)?;
     let text = Bytes::from(writer.into_inner().bytes);
@@ -56,6 +77,51 @@ fn rows(body: &Bytes, most: usize) -> Result<Vec<Bytes>, Problem> {
         return Err(broken("its rows could not be told apart"));
     }
     Ok(rows)
+}
+
+/// How long the next message of a stream is, its body included; `None` at the end. Decoders make
+/// room for what a message says of itself, so that what it says is held against what is there.
+fn message(rest: &[u8]) -> Result<Option<usize>, Problem> {
+    let number = |at: usize| {
+        let bytes = rest.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(u32::from_le_bytes).ok_or_else(|| broken("it ends within a message"))
+    };
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let (head, len) = match number(0)? {
+        u32::MAX => (8, number(4)?),
+        // Before version 0.15 nothing stood in front of the length.
+        len => (4, len),
+    };
+    if len == 0 {
+        return Ok(None);
+    }
+    let end = head + len as usize;
+    let text = rest.get(head..end).ok_or_else(|| broken("it ends within a message"))?;
+    let message = root_as_message(text).map_err(|error| broken(error.to_string()))?;
+    let is_plain = |packed: Option<BodyCompression<'_>>| match packed {
+        None => Ok(()),
+        Some(_) => Err(broken("its buffers are compressed: compress the body instead")),
+    };
+    if let Some(batch) = message.header_as_record_batch() {
+        is_plain(batch.compression())?;
+    }
+    if let Some(batch) = message.header_as_dictionary_batch() {
+        is_plain(batch.data().and_then(|data| data.compression()))?;
+        if batch.isDelta() {
+            return Err(broken("its dictionaries grow"));
+        }
+    }
+    body_len(&message)
+        .and_then(|body| end.checked_add(body))
+        .filter(|end| *end <= rest.len())
+        .map(Some)
+        .ok_or_else(|| broken("it ends within a message"))
+}
+
+fn body_len(message: &Message<'_>) -> Option<usize> {
+    usize::try_from(message.bodyLength()).ok()
 }
 
 /// Whether rows of this schema take room that is bounded by that of their values.
@@ -179,11 +245,30 @@ mod tests {
                 assert_eq!(problem.status, 422, "cut at {cut}");
             }
             let mut flipped = whole.clone();
-            for bit in [0x01, 0x80, 0xff] {
+            for bit in [0x01, 0x10, 0x80, 0xff] {
                 flipped[cut] ^= bit;
                 let _ = split(&flipped.clone().into(), 10);
                 flipped[cut] ^= bit;
             }
+        }
+    }
+
+    #[test]
+    fn packed_buffers_are_refused() {
+        let batch = RecordBatch::try_from_iter([(
+            "id",
+            Arc::new(Int64Array::from(vec![7; 10_000])) as ArrayRef,
+        )]);
+        let batch = batch.expect("a batch");
+        let packed = arrow::ipc::writer::IpcWriteOptions::default()
+            .try_with_compression(Some(arrow::ipc::CompressionType::LZ4_FRAME));
+        let Ok(packed) = packed else { return };
+        let writer = StreamWriter::try_new_with_options(Vec::new(), &batch.schema(), packed);
+        let mut writer = writer.expect("a writer");
+        // Without the codec in this build there is nothing to refuse.
+        if writer.write(&batch).is_ok() {
+            let bytes = writer.into_inner().expect("its bytes");
+            assert!(split(&bytes.into(), 100_000).is_err_and(|problem| problem.status == 422));
         }
     }
 

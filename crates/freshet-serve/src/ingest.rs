@@ -76,6 +76,10 @@ pub(crate) async fn post(
 ) -> Response<Body> {
     let begun = tokio::time::Instant::now();
     let answered = answer(&shared, &source, query.as_deref(), &headers, body).await;
+    let known = match &answered {
+        Err(problem) if problem.status == StatusCode::NOT_FOUND => None,
+        _ => Some(source.as_str()),
+    };
     let (counts, response) = match answered {
         Ok((framed, appended)) => {
             let rejected = appended.rejects.len() as u64;
@@ -84,7 +88,7 @@ pub(crate) async fn post(
         }
         Err(problem) => ((0, 0), problem.into()),
     };
-    shared.figures.asked(&source, response.status(), counts, begun.elapsed());
+    shared.figures.asked(known, response.status(), counts, begun.elapsed());
     response
 }
 

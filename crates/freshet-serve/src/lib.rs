@@ -12,9 +12,12 @@ mod figures;
 mod guard;
 mod health;
 mod ingest;
+mod jobs;
+mod metrics;
 mod records;
 mod server;
 mod timed;
 
 pub use ingest::Sources;
+pub use jobs::{Jobs, Restored, Saved, is_called};
 pub use server::{Server, Services};

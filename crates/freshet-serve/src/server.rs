@@ -23,8 +23,9 @@ use crate::answer::Problem;
 use crate::budget::Budget;
 use crate::figures::Figures;
 use crate::ingest::{self, Sources};
+use crate::jobs::{self, Jobs};
 use crate::timed::Timed;
-use crate::{guard, health};
+use crate::{guard, health, metrics};
 
 /// Bytes of a request's line and headers together.
 const HEADERS: usize = 64 << 10;
@@ -38,6 +39,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Services {
     /// What can be pushed to.
     pub sources: Arc<dyn Sources>,
+    /// The jobs that run.
+    pub jobs: Arc<dyn Jobs>,
 }
 
 /// What all routes share.
@@ -146,6 +149,8 @@ async fn serve(stream: TcpStream, router: Router, options: &HttpOptions, stop: &
         .header_read_timeout(options.header_timeout.0)
         .max_buf_size(HEADERS)
         .max_headers(HEADER_COUNT)
+        // Who has said all may still listen.
+        .half_close(true)
         .serve_connection(io, TowerToHyperService::new(router));
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -172,6 +177,12 @@ fn router(shared: Arc<Shared>) -> Router {
     };
     Router::new()
         .route("/healthz", get(health::get))
+        .route("/metrics", get(metrics::get))
+        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/jobs/{name}", get(jobs::show))
+        .route("/v1/jobs/{name}/savepoint", post(jobs::savepoint))
+        .route("/v1/jobs/{name}/restore", post(jobs::restore))
+        .route("/v1/jobs/{name}/rescale", post(jobs::rescale))
         .route("/v1/ingest/{source}", post(ingest::post))
         .fallback(unknown)
         .method_not_allowed_fallback(method)

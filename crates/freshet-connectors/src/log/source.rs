@@ -60,6 +60,16 @@ impl StreamSource for LogSource {
         self.format.waits()
     }
 
+    /// Where this process writes the log; how far another one has come nobody tells.
+    fn ends(&self) -> BTreeMap<Partition, Position> {
+        let told = self.told.borrow();
+        let settled = told.as_deref().unwrap_or_default();
+        let ends = (0..)
+            .zip(settled)
+            .map(|(number, end): (u32, &u64)| (Partition(number.to_string()), Position(*end)));
+        ends.collect()
+    }
+
     async fn publish(&self, positions: &BTreeMap<Partition, Position>) -> Result<()> {
         let (place, name) = (self.place.clone(), self.options.consumer.clone());
         let positions = positions.clone();
