@@ -9,13 +9,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Which crates of ours each crate may import, beside the testkit in its tests.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("freshet-core", &[]),
     ("freshet-project", &["freshet-core"]),
     ("freshet-connectors", &["freshet-core"]),
     ("freshet-runtime", &["freshet-core"]),
     ("freshet-testkit", &["freshet-core", "freshet-runtime"]),
     ("freshet-engine", &["freshet-core", "freshet-project", "freshet-runtime"]),
+    ("freshet-serve", &["freshet-core", "freshet-runtime"]),
     (
         "freshet-orchestrator",
         &["freshet-core", "freshet-project", "freshet-runtime", "freshet-engine"],
@@ -29,6 +30,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
             "freshet-connectors",
             "freshet-engine",
             "freshet-orchestrator",
+            "freshet-serve",
         ],
     ),
     ("xtask", &[]),

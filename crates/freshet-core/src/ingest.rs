@@ -74,6 +74,9 @@ pub struct Appended {
 /// Something that records are pushed to.
 #[async_trait]
 pub trait Ingest: Debug + Send + Sync {
+    /// The format of its records, as sources name it: `ndjson`, `csv`, `raw`.
+    fn format(&self) -> &str;
+
     /// Appends records; answers once they are durable. What was not answered may be there, for each
     /// partition all of it or nothing; the same request with the same idempotency key makes it whole.
     ///

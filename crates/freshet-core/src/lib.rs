@@ -11,6 +11,7 @@ pub mod crash;
 pub mod error;
 pub mod files;
 pub mod format;
+pub mod http;
 pub mod ids;
 pub mod ingest;
 pub mod metrics;

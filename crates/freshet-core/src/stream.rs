@@ -153,6 +153,12 @@ pub trait StreamSource: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// The positions behind the newest records, of the partitions where they are known. Asks nobody,
+    /// and never waits.
+    fn ends(&self) -> BTreeMap<Partition, Position> {
+        BTreeMap::new()
+    }
+
     /// How often [`Self::partitions`] is to be asked for new ones; `None` is never.
     fn discovery_interval(&self) -> Option<Duration> {
         None

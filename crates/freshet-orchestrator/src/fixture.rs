@@ -33,6 +33,7 @@ pub(crate) fn project(state_dir: &Path, nodes: &[(&str, &[&str])]) -> Project {
             state_dir: state_dir.to_owned(),
             memory_limit: ByteSize::mib(64),
             keep_runs: None,
+            http: freshet_core::http::HttpOptions::default(),
             threads: Some(2),
             schema: "main".into(),
             warehouse: None,

@@ -71,6 +71,8 @@ pub struct Environment {
     pub schema: String,
     /// The connection of the warehouse, where the environment has one.
     pub warehouse: Option<String>,
+    /// The listener of `freshet up`.
+    pub http: freshet_core::http::HttpOptions,
     /// Connections by name.
     pub connections: BTreeMap<String, Connection>,
     /// Variables of the project, overridden by the environment and the command line.

@@ -5,6 +5,7 @@
 
 use freshet_core::config::{ByteSize, HumanDuration, Share};
 use freshet_core::contract::{ContractMode, ContractModes};
+use freshet_core::http::HttpOptions;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -144,6 +145,9 @@ pub struct EnvironmentProps {
     /// The connection of the warehouse that models with `load:` are loaded into.
     #[schemars(with = "Option<String>")]
     pub warehouse: Option<Located<String>>,
+    /// The listener of `freshet up`.
+    #[schemars(with = "Option<HttpOptions>")]
+    pub http: Option<Located<HttpOptions>>,
     /// Variables that differ from the project's.
     #[schemars(with = "Option<JsonMap>")]
     pub vars: Option<Item>,

@@ -157,11 +157,16 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
-            let now = self.clock.now_micros();
+            let mut now = self.clock.now_micros();
             let mut worked = false;
             for task in &mut self.tasks {
                 match step(task, now) {
-                    Ok(progress) => worked |= progress == Progress::Worked,
+                    Ok(progress) => {
+                        worked |= progress == Progress::Worked;
+                        let ended = self.clock.now_micros();
+                        task.stepped(progress, now, ended);
+                        now = ended;
+                    }
                     Err(error) => {
                         (self.on_failure)(task.id(), error);
                         return;
@@ -169,6 +174,10 @@ impl Worker {
                 }
             }
             if !worked {
+                self.tasks
+                    .iter_mut()
+                    .filter(|task| task.is_stale())
+                    .for_each(|task| task.publish(now));
                 let deadline = self.tasks.iter().filter_map(Task::deadline).min();
                 let until = deadline.map(|at| Duration::from_micros((at - now).max(0) as u64));
                 self.parker.park(until.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP));

@@ -7,19 +7,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use freshet_core::clock::Clock;
 use freshet_core::source::Position;
-use freshet_core::stream::{Claim, EventTime, Generation, SinkWriter, Wake};
+use freshet_core::stream::{Claim, Epoch, EventTime, Generation, SinkWriter, Wake};
 use freshet_core::{Error, ErrorKind, Result, error::code};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures::channel::oneshot;
 use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 
 use crate::checkpoint::{
     Coordinator, Effect, Event, Manifest, Part, Repository, RunRef, Settings, Shape, SinkShape,
-    StageShape, merge_runs, write_run,
+    StageShape, check_name, merge_runs, write_run,
 };
 use crate::exchange::{Inbox, Limits, Partitioner, reach};
 use crate::executor::{Executor, Io};
+use crate::figures::Phase;
+use crate::monitor::JobMonitor;
 use crate::operator::{Chain, OperatorContext};
 use crate::plan::{EdgePlan, JobPlan, JobSource, SinkPlan, StageInput, StagePlan};
 use crate::state::KeyGroupRange;
@@ -93,6 +96,14 @@ pub struct JobHandle(UnboundedSender<Request>);
 #[derive(Debug)]
 enum Request {
     Drain,
+    Savepoint(Saving),
+}
+
+/// A savepoint that somebody waits for.
+#[derive(Debug)]
+struct Saving {
+    name: String,
+    answer: oneshot::Sender<Result<Epoch>>,
 }
 
 impl JobHandle {
@@ -100,6 +111,16 @@ impl JobHandle {
     pub fn drain(&self) {
         // A job that has ended needs no asking.
         let _ = self.0.unbounded_send(Request::Drain);
+    }
+
+    /// Asks for a checkpoint that lasts, under a name that none has; gives its epoch once it is durable.
+    pub async fn savepoint(&self, name: &str) -> Result<Epoch> {
+        check_name(name)?;
+        let (answer, answered) = oneshot::channel();
+        let saving = Saving { name: name.to_owned(), answer };
+        let ended = || Error::new(code::CONTROL, "the job ended before the savepoint was made");
+        self.0.unbounded_send(Request::Savepoint(saving)).map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
     }
 }
 
@@ -121,6 +142,9 @@ pub struct Job {
     handle: JobHandle,
     requests: UnboundedReceiver<Request>,
     draining: bool,
+    /// Savepoints of the next checkpoint.
+    savings: Vec<Saving>,
+    monitor: JobMonitor,
 }
 
 impl fmt::Debug for Job {
@@ -150,6 +174,7 @@ impl Job {
         plan.validate()?;
         let (sender, requests) = unbounded();
         Ok(Self {
+            monitor: JobMonitor::new(&plan.name, Arc::clone(&environment.clock)),
             repository: Repository::new(Arc::clone(&environment.store), &plan.name),
             plan,
             options,
@@ -158,12 +183,18 @@ impl Job {
             handle: JobHandle(sender),
             requests,
             draining: false,
+            savings: Vec::new(),
         })
     }
 
     /// Asks things of it while it runs.
     pub fn handle(&self) -> JobHandle {
         self.handle.clone()
+    }
+
+    /// Watches it, from now to after its end.
+    pub fn monitor(&self) -> JobMonitor {
+        self.monitor.clone()
     }
 
     /// Runs it to its end, beginning again after failures that may pass.
@@ -175,9 +206,13 @@ impl Job {
             let result = self.attempt().await;
             self.executor.stop();
             let error = match result {
-                Ok(ended) => return Ok(ended),
+                Ok(ended) => {
+                    self.monitor.enter(Phase::Ended);
+                    return Ok(ended);
+                }
                 Err(error) => error,
             };
+            self.monitor.failed(&error);
             let now = self.environment.clock.now_micros();
             let Restart { attempts, delay, factor, longest, forget_after } = &self.options.restart;
             if now - begun >= *forget_after {
@@ -197,14 +232,25 @@ impl Job {
                 error = %error.chain(),
                 "job failed and will begin again"
             );
-            futures::select_biased! {
-                // Who is to end does not wait, and tries once more to carry through what it holds.
-                Request::Drain = self.requests.select_next_some() => {
-                    self.draining = true;
-                    last = true;
+            let waiting = self.monitor.waits("the job", &error.chain());
+            let mut sleep = self.environment.io.sleep(wait).fuse();
+            loop {
+                futures::select_biased! {
+                    request = self.requests.select_next_some() => match request {
+                        // Who is to end does not wait, and tries once more to carry through what
+                        // it holds.
+                        Request::Drain => {
+                            self.draining = true;
+                            last = true;
+                            break;
+                        }
+                        Request::Savepoint(saving) => self.savings.push(saving),
+                    },
+                    () = sleep => break,
                 }
-                () = self.environment.io.sleep(wait).fuse() => {}
             }
+            drop(waiting);
+            self.monitor.restarts();
         }
     }
 
@@ -217,6 +263,7 @@ impl Job {
         if manifest.finished {
             return Ok(Ended::Exhausted);
         }
+        self.monitor.begin(&self.plan, &manifest);
         // What an earlier life still sends comes to nobody.
         let (sender, mut messages) = unbounded();
         let mailboxes = self.start(&manifest, writers, &sender).await?;
@@ -224,6 +271,7 @@ impl Job {
         let now = self.environment.clock.now_micros();
         let mut coordinator =
             Coordinator::new(self.options.checkpoints, self.shape(), manifest, now);
+        self.monitor.enter(if self.draining { Phase::Draining } else { Phase::Running });
         let mut effects = match self.draining {
             true => coordinator.on(Event::Drain, now),
             false => Vec::new(),
@@ -243,9 +291,23 @@ impl Job {
                 Heard::Time => coordinator.on(Event::Tick, now),
                 Heard::Request(Request::Drain) => {
                     self.draining = true;
+                    self.monitor.enter(Phase::Draining);
                     coordinator.on(Event::Drain, now)
                 }
-                Heard::Message(Message::Event(event)) => coordinator.on(event, now),
+                Heard::Request(Request::Savepoint(saving)) => {
+                    self.savings.push(saving);
+                    coordinator.on(Event::Hurry, now)
+                }
+                Heard::Message(Message::Event(event)) => {
+                    self.monitor.heard(&event);
+                    let written = matches!(event, Event::Written(_));
+                    let effects = coordinator.on(event, now);
+                    if written {
+                        self.monitor.written(coordinator.manifest());
+                        self.save(coordinator.manifest());
+                    }
+                    effects
+                }
                 Heard::Message(Message::Failed(error)) => return Err(error),
                 Heard::Message(Message::Report(Report::Exhausted(task))) => {
                     coordinator.on(Event::Exhausted(task), now)
@@ -256,6 +318,7 @@ impl Job {
                     Vec::new()
                 }
             };
+            self.monitor.checkpointing(coordinator.waits_for());
         }
     }
 
@@ -366,6 +429,7 @@ impl Job {
                     sink,
                     reporter: Box::new(ReportTo(sender.clone())),
                     watermark,
+                    board: self.monitor.board(id),
                 });
                 tasks[self.worker(index)].push(task);
             }
@@ -502,7 +566,7 @@ impl Job {
     fn carry_out(&self, effect: Effect, manifest: &Manifest, life: &Life<'_>) {
         let io = &self.environment.io;
         let repository = self.repository.clone();
-        let retry = Retry::new(&self.plan.name, Arc::clone(io));
+        let retry = self.retry();
         match effect {
             Effect::Inject(barrier) => {
                 for (wake, mailbox) in life.mailboxes {
@@ -518,6 +582,7 @@ impl Job {
                 let sink = self.plan.stages[usize::from(stage)].sink.as_ref();
                 let sink = Arc::clone(&sink.expect("a stage with a sink").sink);
                 let generation = life.generation;
+                self.monitor.committing(stage);
                 life.answer(io, async move {
                     retry.run("commit", || sink.commit(generation, &pending)).await?;
                     Ok(Event::Committed { stage, epoch })
@@ -560,10 +625,27 @@ impl Job {
         sources.collect()
     }
 
+    /// Keeps a checkpoint as the savepoints that were asked for.
+    fn save(&mut self, manifest: &Manifest) {
+        for Saving { name, answer } in self.savings.drain(..) {
+            let (repository, manifest) = (self.repository.clone(), manifest.clone());
+            self.environment.io.spawn(Box::pin(async move {
+                let saved = repository.save(&name, &manifest).await;
+                // Whoever asked may have gone.
+                let _ = answer.send(saved.map(|()| manifest.epoch));
+            }));
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        let io = Arc::clone(&self.environment.io);
+        Retry { pipeline: self.plan.name.clone(), io, monitor: self.monitor.clone() }
+    }
+
     /// Makes a task's part of a checkpoint durable.
     fn keep(&self, cut: Cut, life: &Life<'_>) {
         let io = &self.environment.io;
-        let retry = Retry::new(&self.plan.name, Arc::clone(io));
+        let retry = self.retry();
         let repository = self.repository.clone();
         let stage = &self.plan.stages[usize::from(cut.task.stage)];
         let groups = self.plan.groups.range(cut.task.index.into(), stage.parallelism.into());
@@ -636,6 +718,7 @@ impl Life<'_> {
 struct Retry {
     pipeline: String,
     io: Arc<dyn Io>,
+    monitor: JobMonitor,
 }
 
 impl Retry {
@@ -643,21 +726,19 @@ impl Retry {
     const FIRST: i64 = 50_000;
     const LONGEST: i64 = 10_000_000;
 
-    fn new(pipeline: &str, io: Arc<dyn Io>) -> Self {
-        Self { pipeline: pipeline.to_owned(), io }
-    }
-
     async fn run<F: Future<Output = Result<()>>>(
         &self,
         what: &'static str,
         mut call: impl FnMut() -> F,
     ) -> Result<()> {
         let mut wait = Self::FIRST;
+        let mut waiting = None;
         loop {
             match call().await {
                 Err(error) if error.is_retryable() => {
                     tracing::warn!(pipeline = self.pipeline, what, wait_ms = wait / 1000,
                         error = %error.chain(), "will try again");
+                    self.monitor.retries(&mut waiting, what, &error);
                     self.io.sleep(wait).await;
                     wait = (wait * 2).min(Self::LONGEST);
                 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use freshet_core::source::Position;
-use freshet_core::stream::{StreamSink, Wake};
+use freshet_core::stream::{StreamSink, Wait, Wake};
 use freshet_core::{Error, Result};
 
 use crate::exchange::Partitioning;
@@ -30,6 +30,16 @@ pub trait JobSource: Debug + Send + Sync {
     /// A checkpoint at `positions` is durable: for the eyes of others alone, nothing rests on it.
     async fn publish(&self, _positions: &BTreeMap<String, Position>) -> Result<()> {
         Ok(())
+    }
+
+    /// What fetching waits for, new records apart.
+    fn waits(&self) -> Vec<Wait> {
+        Vec::new()
+    }
+
+    /// The positions behind the newest records, of the splits where they are known. Asks nobody.
+    fn ends(&self) -> BTreeMap<String, Position> {
+        BTreeMap::new()
     }
 }
 

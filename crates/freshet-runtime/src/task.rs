@@ -13,6 +13,8 @@ use freshet_core::Result;
 use futures::future::BoxFuture;
 
 use crate::exchange::{Barrier, ChannelSender, Element, Inbox, Partitioner, Taken};
+use crate::figures::{OperatorFigures, TaskFigures};
+use crate::monitor::{Board, Meter, PUBLISH_EVERY};
 use crate::operator::{Chain, Flow, MAIN, Port, Tail};
 use crate::source::{Fed, Feed, SplitPosition, WatermarkSpec, Watermarks};
 use crate::state::Delta;
@@ -180,13 +182,17 @@ pub struct Outputs {
     pub sink: Option<Box<dyn SinkWriter>>,
     /// The last operator's place.
     last: usize,
-    /// Rows that were handed on, to stages and sink.
+    /// Rows that the last operator gave, and their bytes.
     rows_out: u64,
+    bytes_out: u64,
 }
 
 impl Tail for Outputs {
     fn rows(&mut self, from: usize, port: Port, rows: Rows) -> Result<()> {
-        self.rows_out += rows.len() as u64;
+        if (from, port) == (self.last, MAIN) {
+            self.rows_out += rows.len() as u64;
+            self.bytes_out += rows.bytes() as u64;
+        }
         for edge in &mut self.edges {
             if (edge.from, edge.port) == (from, port) {
                 let targets = &edge.targets;
@@ -239,6 +245,11 @@ pub struct Task {
     /// Rows that were worked off since the last flush, and when the first of them was.
     unflushed: Option<(usize, i64)>,
     finished: bool,
+    meter: Meter,
+    /// Where figures are published, and when they were.
+    board: Arc<Board>,
+    published: i64,
+    stale: bool,
 }
 
 enum Reading {
@@ -257,6 +268,9 @@ struct Channels {
     barrier: Option<Barrier>,
     /// The channel whose turn it is.
     turn: usize,
+    /// Rows that were taken, and their bytes.
+    rows_in: u64,
+    bytes_in: u64,
 }
 
 struct Source {
@@ -285,6 +299,8 @@ pub struct TaskParts {
     pub reporter: Box<dyn Reporter>,
     /// How far event time had come at the checkpoint that it was restored from.
     pub watermark: EventTime,
+    /// Where its figures are published.
+    pub board: Arc<Board>,
 }
 
 impl fmt::Debug for Task {
@@ -296,7 +312,7 @@ impl fmt::Debug for Task {
 impl Task {
     /// A task of these parts.
     pub fn new(parts: TaskParts) -> Self {
-        let TaskParts { id, chain, input, edges, sink, reporter, watermark } = parts;
+        let TaskParts { id, chain, input, edges, sink, reporter, watermark, board } = parts;
         let input = match input {
             Input::Channels { inbox, inputs } => {
                 let channels = inbox.channels();
@@ -308,6 +324,8 @@ impl Task {
                     aligned: vec![false; channels],
                     barrier: None,
                     turn: 0,
+                    rows_in: 0,
+                    bytes_in: 0,
                 })
             }
             Input::Source { feed, watermark: spec, mailbox } => Reading::Source(Source {
@@ -318,7 +336,8 @@ impl Task {
                 is_idle: false,
             }),
         };
-        let outputs = Outputs { edges, sink, last: chain.len().saturating_sub(1), rows_out: 0 };
+        let outputs =
+            Outputs { edges, sink, last: chain.len().saturating_sub(1), rows_out: 0, bytes_out: 0 };
         Self {
             id,
             chain,
@@ -330,6 +349,10 @@ impl Task {
             cutting: None,
             unflushed: None,
             finished: false,
+            meter: Meter::default(),
+            board,
+            published: i64::MIN,
+            stale: true,
         }
     }
 
@@ -387,14 +410,57 @@ impl Task {
         &self.chain
     }
 
-    /// Rows that were handed on.
-    pub fn rows_out(&self) -> u64 {
-        self.outputs.rows_out
+    /// A call of [`Self::step`] began and ended at these times, in microseconds since 1970, and came
+    /// to `progress`. Publishes figures where it is time.
+    pub fn stepped(&mut self, progress: Progress, begun: i64, ended: i64) {
+        self.stale |= progress == Progress::Worked;
+        self.meter.stepped(progress, begun, ended);
+        if ended >= self.published.saturating_add(PUBLISH_EVERY) {
+            self.publish(ended);
+        }
     }
 
-    /// How far event time has come.
-    pub fn watermark(&self) -> EventTime {
-        self.watermark
+    /// Whether it has worked since it published its figures.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Publishes figures: before its owner leaves it alone, since nobody knows for how long.
+    pub fn publish(&mut self, now: i64) {
+        (self.published, self.stale) = (now, false);
+        let figures = self.figures();
+        let waits = match &self.input {
+            Reading::Source(source) => source.feed.waits(),
+            Reading::Channels(_) => Vec::new(),
+        };
+        self.board.publish(figures, &self.meter, waits);
+    }
+
+    fn figures(&self) -> TaskFigures {
+        let operators = self.chain.figures().map(|(rows_in, counts, size)| OperatorFigures {
+            rows_in,
+            filtered: counts.filtered,
+            late: counts.late,
+            deduplicated: counts.deduplicated,
+            unmatched: counts.unmatched,
+            state_bytes: size.bytes,
+            state_keys: size.keys,
+        });
+        let mut figures = TaskFigures {
+            rows_out: self.outputs.rows_out,
+            bytes_out: self.outputs.bytes_out,
+            watermark: Some(self.watermark).filter(|time| *time != EventTime::MIN),
+            operators: operators.collect(),
+            ..TaskFigures::default()
+        };
+        match &self.input {
+            Reading::Channels(channels) => {
+                (figures.rows_in, figures.bytes_in) = (channels.rows_in, channels.bytes_in);
+                figures.queue = Some(channels.inbox.figures());
+            }
+            Reading::Source(source) => source.enter(&mut figures),
+        }
+        figures
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -557,6 +623,25 @@ impl Task {
     }
 }
 
+impl Source {
+    /// Enters what is known of its splits.
+    fn enter(&self, figures: &mut TaskFigures) {
+        figures.splits = self.feed.figures();
+        for (number, split) in figures.splits.iter_mut().enumerate() {
+            figures.rows_in += split.records;
+            figures.bytes_in += split.bytes;
+            figures.dead_letters += split.dead_letters;
+            figures.skipped += split.skipped;
+            if let Some((time, is_idle)) =
+                self.watermarks.as_ref().and_then(|all| all.split(number))
+            {
+                split.watermark = Some(time).filter(|time| *time != EventTime::MIN);
+                split.is_idle = is_idle;
+            }
+        }
+    }
+}
+
 impl Channels {
     /// The next element of a channel that is not held up by a barrier.
     fn next(&mut self) -> Result<Option<(usize, Element)>> {
@@ -573,6 +658,8 @@ impl Channels {
             self.turn = (turn + 1) % count;
             let Element::Rows(rows) = element else { return Ok(Some((turn, element))) };
             let (rows, bytes) = coalesce(rows, bytes, taken)?;
+            self.rows_in += rows.len() as u64;
+            self.bytes_in += bytes as u64;
             self.inbox.release(turn, rows.len(), bytes);
             return Ok(Some((turn, Element::Rows(rows))));
         }

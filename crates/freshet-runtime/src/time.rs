@@ -66,6 +66,11 @@ impl WatermarkMerge {
         self.combined
     }
 
+    /// How far the time of one input has come, and whether it is idle.
+    pub fn input(&self, input: usize) -> Option<(EventTime, bool)> {
+        self.inputs.get(input).map(|input| (input.watermark, input.idle))
+    }
+
     /// An input has come to `watermark`, and is not idle.
     pub fn advance(&mut self, input: usize, watermark: EventTime) -> Merged {
         let place = &mut self.inputs[input];

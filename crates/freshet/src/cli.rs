@@ -88,6 +88,10 @@ pub enum Command {
     Run(RunArgs),
     /// Runs the streaming models until it is stopped
     Up(UpArgs),
+    /// Lists the streaming jobs: those that run, and those that have checkpoints
+    Jobs(JobsArgs),
+    /// Shows a streaming job, and steers it
+    Job(JobArgs),
     /// Pushes records into a source's log: lines of a file or of standard input
     Ingest(IngestArgs),
     /// Runs the checks on what is published, and the unit tests
@@ -187,6 +191,76 @@ pub struct UpArgs {
     /// Between two commits of a table
     #[arg(long, value_name = "SPAN", default_value = "60s")]
     pub commit_interval: freshet_core::config::HumanDuration,
+    /// Where to listen for HTTP: an address of this machine such as `127.0.0.1:7878`, or `none`
+    /// [default: `http.listen` of the environment]
+    #[arg(long, value_name = "ADDRESS")]
+    pub http: Option<String>,
+}
+
+/// `freshet jobs`
+#[derive(Debug, Args)]
+pub struct JobsArgs {
+    /// The project folder [default: the current one]
+    #[command(flatten)]
+    pub dir: DirArgs,
+}
+
+/// `freshet job`
+#[derive(Debug, Args)]
+pub struct JobArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: JobCommand,
+}
+
+/// `freshet job …`
+#[derive(Debug, Subcommand)]
+pub enum JobCommand {
+    /// Shows what a job does: rows, time, state, checkpoints, savepoints, and what it waits for
+    Show {
+        /// The model
+        #[arg(value_name = "MODEL")]
+        model: String,
+        /// Shows it again and again, until it is stopped
+        #[arg(long, short)]
+        watch: bool,
+        /// Between two times with `--watch`
+        #[arg(long, value_name = "SPAN", default_value = "1s")]
+        every: freshet_core::config::HumanDuration,
+    },
+    /// Makes a checkpoint that lasts, of a job that runs or of its last checkpoint
+    Savepoint {
+        /// The model
+        #[arg(value_name = "MODEL")]
+        model: String,
+        /// The savepoint's name [default: the time]
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// Deletes the savepoint of that name instead
+        #[arg(long, requires = "name")]
+        delete: bool,
+    },
+    /// Lets a job go on from a savepoint
+    Restore {
+        /// The model
+        #[arg(value_name = "MODEL")]
+        model: String,
+        /// The savepoint's name
+        #[arg(long, value_name = "NAME")]
+        from: String,
+        /// Restores it though its sinks hold what came since, and get it once more
+        #[arg(long)]
+        allow_duplicates: bool,
+    },
+    /// Lets a job that runs go on with another number of tasks
+    Rescale {
+        /// The model
+        #[arg(value_name = "MODEL")]
+        model: String,
+        /// Tasks of each stage
+        #[arg(value_name = "N")]
+        tasks: u16,
+    },
 }
 
 /// `freshet ingest`

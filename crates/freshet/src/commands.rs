@@ -9,6 +9,7 @@ pub mod docs;
 pub mod generate;
 pub mod ingest;
 pub mod init;
+pub mod jobs;
 pub mod lake;
 pub mod ls;
 pub mod run;

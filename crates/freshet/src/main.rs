@@ -5,6 +5,7 @@
 
 mod app;
 mod cli;
+mod client;
 mod commands;
 mod demo;
 mod errors;
@@ -19,6 +20,7 @@ mod progress;
 mod prompt;
 mod reference;
 mod report;
+mod running;
 mod statements;
 mod table;
 mod ui;
@@ -94,6 +96,7 @@ fn project_dir(cli: &Cli) -> PathBuf {
         Command::Check(args) => args.dir.as_ref(),
         Command::Run(args) => args.dir.dir.as_ref(),
         Command::Up(args) => args.dir.dir.as_ref(),
+        Command::Jobs(args) => args.dir.dir.as_ref(),
         Command::Test(args) => args.dir.dir.as_ref(),
         Command::Ls(args) => args.dir.dir.as_ref(),
         Command::Clean(args) => args.dir.dir.as_ref(),
@@ -114,6 +117,8 @@ fn dispatch(cli: &Cli, dir: &Path, ui: &Ui) -> CommandResult {
         Command::Check(_) => commands::check::run(&place, ui),
         Command::Run(args) => commands::run::run(args, &place, ui),
         Command::Up(args) => commands::up::run(args, &place, ui),
+        Command::Jobs(_) => commands::jobs::list(&place, ui),
+        Command::Job(args) => commands::jobs::run(&args.command, &place, ui),
         Command::Ingest(args) => commands::ingest::run(args, &place, ui),
         Command::Test(args) => commands::test::run(args, &place, ui),
         Command::Sql(args) => commands::sql::run(args, &place, ui),

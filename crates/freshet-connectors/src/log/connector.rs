@@ -128,6 +128,10 @@ impl Connector for LogConnector {
         let told = self.told(&root);
         let mut logs = self.logs.lock();
         let known = logs.get(&root).and_then(|open| open.writer.upgrade());
+        let format_name = match options.format.as_str() {
+            "json" => "ndjson".to_owned(),
+            name => name.to_owned(),
+        };
         let max_record_bytes = options.max_record_bytes.as_usize();
         let log = match known {
             Some(log) => log,
@@ -142,6 +146,6 @@ impl Connector for LogConnector {
                 log
             }
         };
-        Ok(Arc::new(LogIngest { log, format, max_record_bytes, idle: Arc::default() }))
+        Ok(Arc::new(LogIngest { log, format, format_name, max_record_bytes, idle: Arc::default() }))
     }
 }

@@ -60,6 +60,16 @@ impl StreamSource for LogSource {
         self.format.waits()
     }
 
+    /// Where this process writes the log; how far another one has come nobody tells.
+    fn ends(&self) -> BTreeMap<Partition, Position> {
+        let told = self.told.borrow();
+        let settled = told.as_deref().unwrap_or_default();
+        let ends = (0..)
+            .zip(settled)
+            .map(|(number, end): (u32, &u64)| (Partition(number.to_string()), Position(*end)));
+        ends.collect()
+    }
+
     async fn publish(&self, positions: &BTreeMap<Partition, Position>) -> Result<()> {
         let (place, name) = (self.place.clone(), self.options.consumer.clone());
         let positions = positions.clone();
@@ -71,6 +81,8 @@ impl StreamSource for LogSource {
 pub(super) struct LogIngest {
     pub log: Arc<EventLog>,
     pub format: Arc<dyn MessageFormat>,
+    /// What sources call it.
+    pub format_name: String,
     pub max_record_bytes: usize,
     /// Decoders that wait for the next request.
     pub idle: Arc<Mutex<Vec<Box<dyn MessageDecoder>>>>,
@@ -87,6 +99,10 @@ const IDLE: usize = 16;
 
 #[async_trait]
 impl Ingest for LogIngest {
+    fn format(&self) -> &str {
+        &self.format_name
+    }
+
     async fn append(&self, request: AppendRequest) -> Result<Appended> {
         self.log.check(&request)?;
         let strict = request.strict;
@@ -102,6 +118,7 @@ impl Ingest for LogIngest {
                 let looking = Self {
                     log: Arc::clone(&self.log),
                     format: Arc::clone(&self.format),
+                    format_name: self.format_name.clone(),
                     max_record_bytes: self.max_record_bytes,
                     idle: Arc::clone(&self.idle),
                 };

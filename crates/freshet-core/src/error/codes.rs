@@ -155,6 +155,10 @@ codes! {
         "Records come in faster than the disk makes them durable. Nothing of the request was kept: try again after a moment, or raise `max_pending_bytes`."
     954 IDEMPOTENCY User "an idempotency key was used for another body"
         "A request had the idempotency key of an earlier one and another body. Nothing of it was kept. Give each request a key of its own, and repeat it unchanged."
+    961 REQUEST User "a request over HTTP is wrong"
+        "Its address, headers or body are not what the route takes; nothing of it was done. The message says what is wrong. Bodies are one record, lines or an Arrow stream, as the content type says; the listener answers programs of this machine alone."
+    962 CONTROL User "a job could not be steered"
+        "There is no such job or savepoint here, or what was asked would break what its sinks hold. The message says which, and nothing was changed."
 }
 
 #[cfg(test)]

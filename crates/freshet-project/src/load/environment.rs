@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use freshet_core::config::{ByteSize, nearest};
 use freshet_core::error::code;
+use freshet_core::http::HttpOptions;
 use freshet_core::{Error, Location, Result};
 use serde_json::Value as Json;
 
@@ -434,6 +435,7 @@ impl Builder<'_> {
             state_dir: self.dir.join(state),
             memory_limit: props.memory_limit.unwrap_or(DEFAULT_MEMORY),
             keep_runs: props.keep_runs,
+            http: http_options(props.http, env_doc.as_deref(), self.findings),
             threads,
             schema,
             connections: connections.usable.clone(),
@@ -553,4 +555,17 @@ impl Connections {
         });
         None
     }
+}
+
+/// The options of the listener, as long as they make sense.
+fn http_options(
+    given: Option<Located<HttpOptions>>,
+    doc: Option<&Doc>,
+    findings: &Findings,
+) -> HttpOptions {
+    let (Some(given), Some(doc)) = (given, doc) else { return HttpOptions::default() };
+    if let Err(error) = given.value.validate() {
+        findings.error(error.at(doc.location(given.item)));
+    }
+    given.value
 }

@@ -102,6 +102,8 @@ pub enum Event {
     },
     /// The job is to end: what was read is to be carried through.
     Drain,
+    /// The next checkpoint is wanted at once.
+    Hurry,
 }
 
 /// What is to be done.
@@ -233,6 +235,7 @@ impl Coordinator {
                 self.exhausted.insert(task);
             }
             Event::Drain => self.draining = true,
+            Event::Hurry => self.due = self.due.min(now),
             Event::Part(part) => self.on_part(part, now, &mut effects),
             Event::Written(epoch) => self.on_written(epoch, now, &mut effects),
             Event::Committed { stage, epoch } => {

@@ -108,6 +108,16 @@ impl Manifest {
         }
     }
 
+    /// Whether a job that goes on from it goes on from the same place as from `other`: what was read
+    /// and what is held is the same.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let place = |manifest: &Self| {
+            let Self { groups, operators, floors, sources, watermarks, .. } = manifest.clone();
+            (groups, operators, floors, sources, watermarks)
+        };
+        place(self) == place(other)
+    }
+
     /// The files that it needs.
     pub fn files(&self) -> BTreeSet<&str> {
         self.operators.values().flatten().map(|run| run.file.as_str()).collect()

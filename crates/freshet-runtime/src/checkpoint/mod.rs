@@ -8,9 +8,11 @@ mod coordinator;
 mod manifest;
 mod repository;
 mod run_file;
+mod savepoint;
 
 pub use coordinator::{Coordinator, Effect, Event, Part, Settings, Shape, SinkShape, StageShape};
 pub use manifest::{Manifest, RunRef, SinkState};
 pub use repository::Repository;
 pub(crate) use run_file::merge_runs;
 pub use run_file::{RunReader, write_run};
+pub use savepoint::{Restored, check_name};

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use freshet_core::stream::{Epoch, Generation};
 use freshet_core::{Error, Result, error::code};
 use futures::TryStreamExt;
+use futures::lock::Mutex;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
@@ -16,17 +17,20 @@ use crate::state::KeyGroups;
 #[derive(Debug, Clone)]
 pub struct Repository {
     store: Arc<dyn ObjectStore>,
-    job: String,
+    pub(super) job: String,
+    /// Held while savepoints are made and while files are deleted: what a savepoint is about to need
+    /// must not go.
+    pub(super) turn: Arc<Mutex<()>>,
 }
 
 impl Repository {
     /// Of `job`, whose name is a part of paths.
     pub fn new(store: Arc<dyn ObjectStore>, job: impl Into<String>) -> Self {
-        Self { store, job: job.into() }
+        Self { store, job: job.into(), turn: Arc::default() }
     }
 
     /// Where a manifest lies. Paths ascend with epochs.
-    fn path(&self, epoch: Epoch) -> String {
+    pub(super) fn path(&self, epoch: Epoch) -> String {
         format!("{}/manifests/{:020}.json", self.job, epoch.0)
     }
 
@@ -108,9 +112,10 @@ impl Repository {
         })
     }
 
-    /// Deletes the manifests before the newest `keep`, and the state files that no manifest names
-    /// and that belong to an epoch before `before`: what is being written is left alone.
+    /// Deletes the manifests before the newest `keep`, and the state files that neither a manifest nor a
+    /// savepoint names and that belong to an epoch before `before`: what is being written is left alone.
     pub async fn collect(&self, keep: usize, before: Epoch) -> Result<()> {
+        let _turn = self.turn.lock().await;
         let epochs = self.epochs().await?;
         let (old, kept) = epochs.split_at(epochs.len().saturating_sub(keep.max(1)));
         // Manifests go first: one whose files are gone must not be found.
@@ -120,6 +125,11 @@ impl Repository {
         let mut needed = std::collections::HashSet::new();
         for epoch in kept {
             if let Some(manifest) = self.read(*epoch).await? {
+                needed.extend(manifest.files().into_iter().map(str::to_owned));
+            }
+        }
+        for name in self.savepoints().await? {
+            if let Some(manifest) = self.savepoint(&name).await? {
                 needed.extend(manifest.files().into_iter().map(str::to_owned));
             }
         }
@@ -134,7 +144,7 @@ impl Repository {
     }
 
     /// The names of the objects in a folder.
-    async fn list(&self, folder: &str) -> Result<Vec<String>> {
+    pub(super) async fn list(&self, folder: &str) -> Result<Vec<String>> {
         let objects = self.store.list(Some(&Path::from(folder)));
         let objects: Vec<_> =
             objects.try_collect().await.map_err(|error| failed("list", folder, error))?;
@@ -142,7 +152,7 @@ impl Repository {
         Ok(objects.iter().filter_map(|object| name(&object.location)).collect())
     }
 
-    async fn load(&self, path: &str) -> Result<Option<Bytes>> {
+    pub(super) async fn load(&self, path: &str) -> Result<Option<Bytes>> {
         let read = async { self.store.get(&Path::from(path)).await?.bytes().await };
         match read.await {
             Ok(bytes) => Ok(Some(bytes)),
@@ -152,7 +162,7 @@ impl Repository {
     }
 
     /// Writes an object where there is none; `false` where there is one.
-    async fn create(&self, path: &str, content: Vec<u8>) -> Result<bool> {
+    pub(super) async fn create(&self, path: &str, content: Vec<u8>) -> Result<bool> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(&Path::from(path), content.into(), options).await {
             Ok(_) => Ok(true),
@@ -164,7 +174,7 @@ impl Repository {
         }
     }
 
-    async fn delete(&self, path: &str) -> Result<()> {
+    pub(super) async fn delete(&self, path: &str) -> Result<()> {
         match self.store.delete(&Path::from(path)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failed("delete", path, error)),

@@ -13,6 +13,7 @@ use freshet_core::stream::Wake;
 use parking_lot::Mutex;
 
 use super::Element;
+use crate::figures::QueueFigures;
 
 /// What a channel may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,20 @@ impl Inbox {
     pub fn fill(&self, channel: usize) -> (usize, usize) {
         let channel = &self.channels[channel];
         (channel.rows.load(Ordering::Acquire), channel.bytes.load(Ordering::Acquire))
+    }
+
+    /// What waits on all channels together.
+    pub fn figures(&self) -> QueueFigures {
+        let mut figures = QueueFigures::default();
+        for channel in 0..self.channels.len() {
+            let (rows, bytes) = self.fill(channel);
+            figures.rows += rows as u64;
+            figures.bytes += bytes as u64;
+            let fill = (rows as f64 / self.limits.rows.max(1) as f64)
+                .max(bytes as f64 / self.limits.bytes.max(1) as f64);
+            figures.fill = figures.fill.max(fill);
+        }
+        figures
     }
 
     fn has_room(&self, channel: usize) -> bool {

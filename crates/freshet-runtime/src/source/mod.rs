@@ -13,10 +13,11 @@ use freshet_core::source::Position;
 use freshet_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::figures::SplitFigures;
 use crate::operator::Port;
 use crate::time::{Merged, WatermarkMerge};
 use freshet_core::rows::Rows;
-use freshet_core::stream::EventTime;
+use freshet_core::stream::{EventTime, Wait};
 
 pub use stream::{StreamInput, dead_letter_schema};
 
@@ -65,6 +66,16 @@ pub trait Feed: Debug + Send {
 
     /// Where reading stands: everything before was given by [`Self::next`].
     fn positions(&self) -> Vec<SplitPosition>;
+
+    /// What was read of each split so far; what it does not know is left as it is by default.
+    fn figures(&self) -> Vec<SplitFigures> {
+        Vec::new()
+    }
+
+    /// What fetching waits for, new records apart.
+    fn waits(&self) -> Vec<Wait> {
+        Vec::new()
+    }
 }
 
 /// How a source's rows say how far event time has come.
@@ -132,6 +143,11 @@ impl Watermarks {
             }
         }
         told
+    }
+
+    /// How far the time of a split has come, and whether it is idle.
+    pub(crate) fn split(&self, split: usize) -> Option<(EventTime, bool)> {
+        self.merge.input(split)
     }
 
     /// When the next split will be idle if it has no rows until then.

@@ -13,13 +13,16 @@ use freshet_core::format::Decoding;
 use freshet_core::record::{Decoded, Reject};
 use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::source::Position;
-use freshet_core::stream::{Block, BlockDecoder, Fetcher, Partition, Start, StreamSource, Wake};
+use freshet_core::stream::{
+    Block, BlockDecoder, Fetcher, Partition, Start, StreamSource, Wait, Wake,
+};
 use freshet_core::{Result, error::code};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Fed, Feed, SplitPosition};
 use crate::executor::Io;
+use crate::figures::SplitFigures;
 use crate::plan::JobSource;
 
 /// Bytes that are fetched ahead for one task.
@@ -91,6 +94,14 @@ impl JobSource for StreamInput {
         let positions = positions.iter().map(|(split, at)| (Partition(split.clone()), *at));
         self.source.publish(&positions.collect()).await
     }
+
+    fn waits(&self) -> Vec<Wait> {
+        self.source.waits()
+    }
+
+    fn ends(&self) -> BTreeMap<String, Position> {
+        self.source.ends().into_iter().map(|(partition, end)| (partition.0, end)).collect()
+    }
 }
 
 /// The task that reads a partition, which depends on nothing but its name. Partitions with one name
@@ -117,6 +128,8 @@ struct State {
     waiting: Option<Waker>,
     ended: bool,
     failed: Option<Error>,
+    /// Why fetching is tried again later.
+    wait: Option<Wait>,
     /// Nobody decodes any more.
     closed: bool,
 }
@@ -191,6 +204,7 @@ impl Fetching {
                 Some(Ok(Some(block))) => {
                     wait = LONGEST_WAIT / 100;
                     let mut state = self.shared.state.lock();
+                    state.wait = None;
                     state.bytes += block.bytes.len();
                     state.blocks.push_back(block);
                     drop(state);
@@ -202,6 +216,7 @@ impl Fetching {
                 }
                 Some(Err(error)) if error.is_retryable() => {
                     tracing::warn!(wait_ms = wait / 1000, %error, "could not fetch, will try again");
+                    self.shared.tries_again(&error);
                     io.sleep(wait).await;
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
@@ -212,6 +227,16 @@ impl Fetching {
 }
 
 impl Shared {
+    /// Notes that fetching failed and will be tried again.
+    fn tries_again(&self, error: &Error) {
+        let mut state = self.state.lock();
+        // Since when is entered by whoever decodes, who knows the time.
+        let since = state.wait.as_ref().map_or(0, |wait| wait.since);
+        state.wait = Some(Wait { what: "fetching".to_owned(), reason: error.chain(), since });
+        drop(state);
+        self.wake.wake();
+    }
+
     /// Waits until there is room; `false` where nobody decodes any more.
     async fn room(&self) -> bool {
         std::future::poll_fn(|context| {
@@ -233,8 +258,7 @@ impl Shared {
 struct StreamFeed {
     shared: Arc<Shared>,
     decoder: Box<dyn BlockDecoder>,
-    /// Partitions and where reading stands; `None` before their first block.
-    splits: Vec<(Partition, Option<Position>)>,
+    splits: Vec<Split>,
     held: Option<Held>,
 }
 
@@ -245,6 +269,35 @@ struct Held {
     again: i64,
     /// The wait before that.
     wait: i64,
+}
+
+/// A partition as far as it was decoded.
+#[derive(Debug)]
+struct Split {
+    partition: Partition,
+    /// Where reading stands; `None` before the first block.
+    position: Option<Position>,
+    read: Read,
+}
+
+/// What was decoded of a partition.
+#[derive(Debug, Default)]
+struct Read {
+    records: u64,
+    dead_letters: u64,
+    skipped: u64,
+    bytes: u64,
+    written: Option<i64>,
+}
+
+impl Read {
+    fn count(&mut self, block: &Block, decoded: &Decoded) {
+        self.records += decoded.records;
+        self.dead_letters += decoded.rejects.len() as u64;
+        self.skipped += decoded.filtered;
+        self.bytes += block.bytes.len() as u64;
+        self.written = block.written.or(self.written);
+    }
 }
 
 impl fmt::Debug for StreamFeed {
@@ -263,7 +316,8 @@ impl StreamFeed {
                 Start::Earliest | Start::Latest | Start::Configured => None,
             };
             self.decoder.add(partition);
-            self.splits.push((partition.clone(), position));
+            let partition = partition.clone();
+            self.splits.push(Split { partition, position, read: Read::default() });
         }
     }
 
@@ -290,8 +344,14 @@ impl Feed for StreamFeed {
     }
 
     fn next(&mut self, now: i64) -> Result<Fed> {
-        if let Some(error) = self.shared.state.lock().failed.take() {
-            return Err(error);
+        {
+            let mut state = self.shared.state.lock();
+            if let Some(error) = state.failed.take() {
+                return Err(error);
+            }
+            if let Some(wait) = state.wait.as_mut().filter(|wait| wait.since == 0) {
+                wait.since = now;
+            }
         }
         self.learn();
         let (block, waited) = match self.held.take() {
@@ -315,11 +375,12 @@ impl Feed for StreamFeed {
         if !decoded.balances() {
             return Err(Error::internal("a block's records are not all accounted for"));
         }
-        let (partition, position) = self
+        let Split { partition, position, read } = self
             .splits
             .get_mut(block.partition)
             .ok_or_else(|| Error::internal("a block is of a partition that was not added"))?;
         *position = Some(block.next);
+        read.count(&block, &decoded);
         let dead = match decoded.rejects.as_slice() {
             [] => None,
             rejects => Some(Rows::inserts(dead_letters(partition, rejects)?)),
@@ -340,10 +401,35 @@ impl Feed for StreamFeed {
     }
 
     fn positions(&self) -> Vec<SplitPosition> {
-        let stands = self.splits.iter().filter_map(|(partition, position)| {
-            Some(SplitPosition { split: partition.0.clone(), position: (*position)? })
+        let stands = self.splits.iter().filter_map(|split| {
+            Some(SplitPosition { split: split.partition.0.clone(), position: split.position? })
         });
         stands.collect()
+    }
+
+    fn figures(&self) -> Vec<SplitFigures> {
+        let mut ahead = vec![false; self.splits.len()];
+        for block in &self.shared.state.lock().blocks {
+            if let Some(ahead) = ahead.get_mut(block.partition) {
+                *ahead = true;
+            }
+        }
+        let figures = self.splits.iter().zip(ahead).map(|(split, fetched_ahead)| SplitFigures {
+            split: split.partition.0.clone(),
+            position: split.position.map(|position| position.0),
+            records: split.read.records,
+            dead_letters: split.read.dead_letters,
+            skipped: split.read.skipped,
+            bytes: split.read.bytes,
+            written: split.read.written,
+            fetched_ahead,
+            ..SplitFigures::default()
+        });
+        figures.collect()
+    }
+
+    fn waits(&self) -> Vec<Wait> {
+        self.shared.state.lock().wait.iter().cloned().collect()
     }
 }
 

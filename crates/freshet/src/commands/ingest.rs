@@ -1,20 +1,32 @@
-//! `freshet ingest`: pushes records into a source's log, each line one.
+//! `freshet ingest`: pushes records into a source's log, each line one. Where a `freshet up` runs, it
+//! is that which writes the log, and records are pushed to it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
 use freshet_core::error::code;
 use freshet_core::ingest::{AppendRequest, Ingest, Record};
 use freshet_core::{Error, Result, ResultExt, SourceId};
 
+use hyper::{Method, StatusCode};
+
 use crate::app::{self, Place};
 use crate::cli::IngestArgs;
+use crate::client::Client;
 use crate::exit::{CommandResult, Outcome};
+use crate::running::Note;
 use crate::ui::Ui;
 
 /// Records, and bytes, that are pushed at once.
 const RECORDS: usize = 10_000;
 const BYTES: usize = 4 << 20;
+
+/// How long a `freshet up` that has too much to do is asked again.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Kinds of bad records that are told one by one.
 const SHOWN: usize = 5;
@@ -23,7 +35,14 @@ const SHOWN: usize = 5;
 pub fn run(args: &IngestArgs, place: &Place, ui: &Ui) -> CommandResult {
     let app = place.open()?;
     let id = SourceId::from(args.source.as_str());
-    let ingest = app.engine.ingest(&id)?;
+    // Names that the project does not have are told in any case.
+    app.engine.source_table(&id)?;
+    let state = &app.project.environment.state_dir;
+    let running = Note::find(state).into_iter().find_map(|note| note.address);
+    let target = match running {
+        Some(address) => Target::Up(Client::new(address)),
+        None => Target::Log(app.engine.ingest(&id)?),
+    };
     let mut input: Box<dyn BufRead> = match &args.file {
         None => Box::new(BufReader::new(std::io::stdin())),
         Some(file) => Box::new(BufReader::new(
@@ -36,7 +55,7 @@ pub fn run(args: &IngestArgs, place: &Place, ui: &Ui) -> CommandResult {
     loop {
         let (records, more) = take(&mut *input)?;
         if !records.is_empty() {
-            runtime.block_on(push(&*ingest, records, args.strict, &mut totals))?;
+            runtime.block_on(target.push(&id, records, args.strict, &mut totals))?;
         }
         if !more {
             break;
@@ -87,28 +106,106 @@ fn take(input: &mut dyn BufRead) -> Result<(Vec<Record>, bool)> {
     Ok((records, true))
 }
 
-async fn push(
-    ingest: &dyn Ingest,
-    records: Vec<Record>,
-    strict: bool,
-    totals: &mut Totals,
-) -> Result<()> {
-    let before = totals.lines;
-    totals.lines += records.len() as u64;
-    let appended = ingest.append(AppendRequest { records, idempotency: None, strict }).await?;
-    for reject in &appended.rejects {
-        if totals.shown.len() < SHOWN {
-            let number = before + reject.offset + 1;
-            totals.shown.push(format!("record {number}: {} ({})", reject.message, reject.rule));
+/// Where records go.
+enum Target {
+    Log(Arc<dyn Ingest>),
+    Up(Client),
+}
+
+/// What became of the records that were pushed at once.
+#[derive(Debug, Default)]
+struct Pushed {
+    kept: bool,
+    accepted: u64,
+    dead: u64,
+    /// Bad records: the number from 1, and why.
+    shown: Vec<(u64, String)>,
+}
+
+impl Target {
+    async fn push(
+        &self,
+        source: &SourceId,
+        records: Vec<Record>,
+        strict: bool,
+        totals: &mut Totals,
+    ) -> Result<()> {
+        let before = totals.lines;
+        totals.lines += records.len() as u64;
+        let pushed = match self {
+            Self::Log(ingest) => append(&**ingest, records, strict).await?,
+            Self::Up(client) => post(client, source, &records, strict).await?,
+        };
+        for (number, why) in pushed.shown {
+            if totals.shown.len() < SHOWN {
+                totals.shown.push(format!("record {}: {why}", before + number));
+            }
         }
-    }
-    totals.dead += appended.rejects.len() as u64;
-    if appended.kept {
-        totals.accepted += appended.accepted;
-    } else {
+        totals.dead += pushed.dead;
+        if pushed.kept {
+            totals.accepted += pushed.accepted;
+            return Ok(());
+        }
         totals.refused = true;
-        return Err(Error::new(code::DEAD_LETTER, "records are bad, and nothing of them was kept")
-            .hint("mend them, or leave out --strict"));
+        Err(Error::new(code::DEAD_LETTER, "records are bad, and nothing of them was kept")
+            .hint("mend them, or leave out --strict"))
     }
-    Ok(())
+}
+
+async fn append(ingest: &dyn Ingest, records: Vec<Record>, strict: bool) -> Result<Pushed> {
+    let appended = ingest.append(AppendRequest { records, idempotency: None, strict }).await?;
+    let shown = appended.rejects.iter().take(SHOWN);
+    Ok(Pushed {
+        kept: appended.kept,
+        accepted: appended.accepted,
+        dead: appended.rejects.len() as u64,
+        shown: shown
+            .map(|reject| (reject.offset + 1, format!("{} ({})", reject.message, reject.rule)))
+            .collect(),
+    })
+}
+
+async fn post(
+    client: &Client,
+    source: &SourceId,
+    records: &[Record],
+    strict: bool,
+) -> Result<Pushed> {
+    let mut lines = Vec::new();
+    for record in records {
+        lines.extend_from_slice(&record.value);
+        lines.push(b'\n');
+    }
+    let lines = Bytes::from(lines);
+    let path = format!("/v1/ingest/{source}?strict={strict}");
+    let mut waited = Duration::ZERO;
+    let answer = loop {
+        let answer = client.ask(Method::POST, &path, "text/plain", lines.clone()).await?;
+        if answer.status != StatusCode::TOO_MANY_REQUESTS || waited >= LONGEST_WAIT {
+            break answer;
+        }
+        let wait = Duration::from_secs(answer.retry_after.unwrap_or(1).max(1));
+        tokio::time::sleep(wait).await;
+        waited += wait;
+    };
+    let refused = answer.status == StatusCode::UNPROCESSABLE_ENTITY;
+    let told: serde_json::Value = match serde_json::from_slice::<serde_json::Value>(&answer.body) {
+        Ok(told) if refused && told["kept"] == serde_json::Value::Bool(false) => told,
+        _ => answer.json()?,
+    };
+    let count = |name: &str| told[name].as_u64().unwrap_or_default();
+    let rejects = told["rejects"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |reject: &serde_json::Value, name: &str| {
+        reject[name].as_str().unwrap_or_default().to_owned()
+    };
+    let shown = rejects.iter().take(SHOWN).map(|reject| {
+        let why = format!("{} ({})", text(reject, "message"), text(reject, "code"));
+        (reject["line"].as_u64().unwrap_or_default(), why)
+    });
+    Ok(Pushed {
+        kept: told["kept"].as_bool().unwrap_or_default(),
+        accepted: count("accepted"),
+        dead: count("rejected"),
+        shown: shown.collect(),
+    })
 }

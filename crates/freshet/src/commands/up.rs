@@ -1,5 +1,8 @@
 //! `freshet up`: runs the project's streaming models until it is stopped.
 
+mod http;
+mod steer;
+
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,26 +12,35 @@ use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::config::HumanDuration;
 use freshet_core::error::code;
 use freshet_core::sink::Guarantee;
-use freshet_core::{Error, ModelId};
-use freshet_engine::streaming::{JobSink, StreamJob, StreamOptions, TokioIo};
+use freshet_core::stream::Wait;
+use freshet_core::{Error, ModelId, Result};
+use freshet_engine::streaming::{JobSink, StreamOptions, TokioIo};
 use freshet_runtime::checkpoint::Settings;
-use freshet_runtime::executor::{Io, Threads};
-use freshet_runtime::job::{Ended, Environment, Job, JobHandle, JobOptions};
+use freshet_runtime::executor::Io;
+use freshet_runtime::job::{Ended, JobOptions};
+use freshet_serve::{Jobs, Server, Services};
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
+use self::steer::{Running, Setting, Supervised};
 use super::run::wait_for_signal;
 use crate::app::{self, App, Place};
 use crate::cli::UpArgs;
 use crate::exit::{CommandResult, Failure, Outcome, error_code};
-use crate::ui::Ui;
+use crate::format::seconds;
+use crate::running::{Kept, Note};
+use crate::ui::{Ui, printable};
 
 /// Where in the lake's store the checkpoints of jobs lie.
-const JOBS: &str = "_freshet/jobs";
+pub const JOBS: &str = "_freshet/jobs";
 
 /// Between two lines that say how far jobs have come.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// Microseconds after which a wait is worth telling.
+const LONG: i64 = 5_000_000;
 
 /// Runs what the command line asks for.
 pub fn run(args: &UpArgs, place: &Place, ui: &Ui) -> CommandResult {
@@ -40,10 +52,17 @@ pub fn run(args: &UpArgs, place: &Place, ui: &Ui) -> CommandResult {
 
 /// What is told of a job while it runs.
 struct Watched {
-    model: ModelId,
-    job: Arc<StreamJob>,
-    /// Dead letters, then rows given and committed of each sink, as they were told last.
-    told: Vec<u64>,
+    job: Arc<Supervised>,
+    told: Told,
+}
+
+/// What was told of a job the last time.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    /// Dead letters, then rows given and committed of each sink.
+    counts: Vec<u64>,
+    late: u64,
+    waits: Vec<Wait>,
 }
 
 async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
@@ -54,6 +73,8 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
             .hint("a model is a stream where its config says `materialized='stream'`")
             .into());
     }
+    let running = Arc::<Running>::default();
+    let server = listen(app, args, &running).await?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = args.threads.unwrap_or(cores).max(1);
     let io: Arc<dyn Io> = Arc::new(TokioIo::current());
@@ -73,36 +94,72 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let lake = Arc::clone(app.engine.lake().store());
     let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(lake, JOBS));
+    let setting = Setting { app: app.clone(), stream, options, clock: Arc::clone(&clock), store };
     let mut jobs = JoinSet::new();
-    let mut handles: Vec<JobHandle> = Vec::new();
     let mut watched = Vec::new();
-    for model in models {
-        let planned = Arc::new(app.engine.stream_job(&model, &stream).await?);
-        let environment = Environment {
-            clock: Arc::clone(&clock),
-            io: Arc::clone(&io),
-            store: Arc::clone(&store),
-        };
-        let threads = Threads::new(model.as_str(), workers, Arc::clone(&clock));
-        let plan = planned.plan.clone();
-        let mut job = Job::new(plan, options.clone(), environment, Box::new(threads))?;
-        handles.push(job.handle());
-        say(ui, &model, "running", serde_json::json!("running"));
-        for sink in &planned.sinks {
-            introduce(ui, &model, sink, args.checkpoint_interval.0);
+    for model in &models {
+        let (job, ready) = Supervised::plan(model, &setting).await?;
+        running.add(Arc::clone(&job));
+        say(ui, model, "running", serde_json::json!("running"));
+        for sink in &job.planned().sinks {
+            introduce(ui, model, sink, args.checkpoint_interval.0);
         }
-        watched.push(Watched { model: model.clone(), job: planned, told: Vec::new() });
-        jobs.spawn(async move { (model, job.run().await) });
+        watched.push(Watched { job: Arc::clone(&job), told: Told::default() });
+        jobs.spawn(async move { (job.model.clone(), job.run(ready).await) });
     }
-    let stopper = tokio::spawn(stop_on_signal(handles));
+    let _note = note(app, server.as_ref(), &models, &*clock)?;
+    let stop = CancellationToken::new();
+    let serving = server.map(|server| {
+        tell_address(&server, ui);
+        tokio::spawn(server.run(stop.clone()))
+    });
+    let stopper = tokio::spawn(stop_on_signal(Arc::clone(&running)));
     let ended = watch(&mut jobs, &mut watched, ui).await;
     stopper.abort();
+    stop.cancel();
+    if let Some(serving) = serving {
+        // Who asks to the last is answered.
+        let _ = serving.await;
+    }
     ended
+}
+
+/// The listener, bound, where there is to be one.
+async fn listen(app: &App, args: &UpArgs, jobs: &Arc<steer::Running>) -> Result<Option<Server>> {
+    let mut options = app.project.environment.http.clone();
+    if let Some(address) = &args.http {
+        options.listen = Some(address.clone());
+    }
+    let sources = Arc::new(http::ProjectSources::new(Arc::clone(&app.engine)));
+    Server::bind(&options, Services { sources, jobs: Arc::clone(jobs) as Arc<dyn Jobs> }).await
+}
+
+/// Tells other commands that this process runs.
+fn note(app: &App, server: Option<&Server>, models: &[ModelId], clock: &dyn Clock) -> Result<Kept> {
+    let note = Note {
+        pid: std::process::id(),
+        since: clock.now_micros(),
+        address: server.map(Server::address),
+        models: models.iter().map(ToString::to_string).collect(),
+    };
+    note.keep(&app.project.environment.state_dir)
+}
+
+fn tell_address(server: &Server, ui: &Ui) {
+    let address = server.address();
+    // Who cannot read this does not keep jobs from running.
+    let _ = if ui.json {
+        writeln!(std::io::stdout(), "{}", serde_json::json!({ "http": address }))
+    } else if ui.quiet {
+        Ok(())
+    } else {
+        writeln!(std::io::stderr(), "listening at http://{address}")
+    };
 }
 
 /// Waits for all jobs, telling how far they have come.
 async fn watch(
-    jobs: &mut JoinSet<(ModelId, freshet_core::Result<Ended>)>,
+    jobs: &mut JoinSet<(ModelId, Result<Ended>)>,
     watched: &mut [Watched],
     ui: &Ui,
 ) -> CommandResult {
@@ -121,7 +178,8 @@ async fn watch(
                 return Err(Error::internal("a job ended early").caused_by(error).into());
             }
             Ok(Some(Ok((model, result)))) => {
-                if let Some(watched) = watched.iter_mut().find(|watched| watched.model == model) {
+                if let Some(watched) = watched.iter_mut().find(|watched| watched.job.model == model)
+                {
                     tell(ui, watched);
                 }
                 match result {
@@ -180,17 +238,26 @@ fn introduce(ui: &Ui, model: &ModelId, sink: &JobSink, checkpoint: Duration) {
     say(ui, model, &text, json);
 }
 
+/// Says how far a job has come, and what it waits for, where that is news.
 fn tell(ui: &Ui, watched: &mut Watched) {
-    let dead = watched.job.dead_letters.written.load(Ordering::Relaxed);
-    let mut now = vec![dead];
-    for JobSink { figures, .. } in &watched.job.sinks {
-        now.push(figures.written.load(Ordering::Relaxed));
-        now.push(figures.committed.load(Ordering::Relaxed));
+    let (planned, figures) = (watched.job.planned(), watched.job.figures());
+    let dead = planned.dead_letters.written.load(Ordering::Relaxed);
+    let mut counts = vec![dead];
+    for JobSink { figures, .. } in &planned.sinks {
+        counts.push(figures.written.load(Ordering::Relaxed));
+        counts.push(figures.committed.load(Ordering::Relaxed));
     }
-    if now == watched.told || (watched.told.is_empty() && now.iter().all(|count| *count == 0)) {
+    let late = figures.late();
+    let long = |wait: &Wait| figures.at - wait.since >= LONG;
+    let waits = figures.waits.iter().filter(|wait| long(wait)).cloned().collect();
+    let now = Told { counts, late, waits };
+    let is_first = watched.told == Told::default();
+    let nothing = now.waits.is_empty() && now.counts.iter().all(|count| *count == 0);
+    if now == watched.told || (is_first && nothing) {
         return;
     }
-    let sinks = watched.job.sinks.iter().zip(now[1..].chunks(2));
+    let Told { counts, waits, .. } = &now;
+    let sinks = planned.sinks.iter().zip(counts[1..].chunks(2));
     let parts = sinks.clone().map(|(sink, rows)| {
         let done = match sink.guarantee {
             Guarantee::ExactlyOnce => "committed to",
@@ -200,19 +267,33 @@ fn tell(ui: &Ui, watched: &mut Watched) {
     });
     let parts: Vec<_> = parts.collect();
     // All sinks are given the same rows, one perhaps a batch before another.
-    let given = now[1..].iter().step_by(2).max().copied().unwrap_or_default();
-    let text = format!("{given} rows given, {}, {dead} dead letters", parts.join(", "));
+    let given = counts[1..].iter().step_by(2).max().copied().unwrap_or_default();
+    let mut text = format!("{given} rows given, {}, {dead} dead letters", parts.join(", "));
+    if late > 0 {
+        text.push_str(&format!(", {late} rows late"));
+    }
+    // Of very many waits the first ones say it.
+    for Wait { what, reason, since } in waits.iter().take(4) {
+        let age = seconds((figures.at - since).max(0) as f64 / 1e6);
+        let (what, reason) = (printable(what, false), printable(reason, false));
+        text.push_str(&format!("\n  {what} waits for {age}: {reason}"));
+    }
     let each: Vec<_> = sinks
         .map(|(sink, rows)| {
             serde_json::json!({ "sink": sink.target, "rows": rows[0], "committed": rows[1] })
         })
         .collect();
-    let committed = now[1..].iter().skip(1).step_by(2).min().copied().unwrap_or_default();
+    let committed = counts[1..].iter().skip(1).step_by(2).min().copied().unwrap_or_default();
     let json = serde_json::json!({
-        "rows": given, "committed": committed, "dead_letters": dead, "sinks": each,
+        "rows": given,
+        "committed": committed,
+        "dead_letters": dead,
+        "late": late,
+        "waits": waits,
+        "sinks": each,
     });
+    say(ui, &watched.job.model, &text, json);
     watched.told = now;
-    say(ui, &watched.model, &text, json);
 }
 
 /// One line about a job.
@@ -228,13 +309,13 @@ fn say(ui: &Ui, model: &ModelId, text: &str, json: serde_json::Value) {
 }
 
 /// The first signal lets jobs carry through what they have read, the second ends at once.
-async fn stop_on_signal(handles: Vec<JobHandle>) {
+async fn stop_on_signal(running: Arc<Running>) {
     wait_for_signal().await;
     let _ = writeln!(
         std::io::stderr(),
         "stopping: what was read is carried through and committed; once more ends at once"
     );
-    handles.iter().for_each(JobHandle::drain);
+    running.all().iter().for_each(|job| job.stop());
     wait_for_signal().await;
     std::process::exit(130);
 }

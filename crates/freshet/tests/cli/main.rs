@@ -6,6 +6,7 @@ use std::process::Stdio;
 mod checks;
 mod evolve;
 mod history;
+mod http;
 mod ingest;
 mod misuse;
 mod production;
