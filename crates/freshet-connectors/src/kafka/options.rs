@@ -417,14 +417,14 @@ impl KafkaOptions {
         Ok(())
     }
 
-    /// The topics to read.
-    pub fn topics(&self) -> Result<Vec<Arc<str>>> {
+    /// The topics that source `source` reads.
+    pub fn topics(&self, source: &str) -> Result<Vec<Arc<str>>> {
         let topics: Vec<Arc<str>> = match &self.topic {
             Some(Topics::One(topic)) => vec![topic.as_str().into()],
             Some(Topics::Several(topics)) => {
                 topics.iter().map(|topic| topic.as_str().into()).collect()
             }
-            None => Vec::new(),
+            None => vec![source.rsplit('.').next().unwrap_or(source).into()],
         };
         if topics.is_empty() || topics.iter().any(|topic| topic.is_empty()) {
             return Err(Error::new(code::CONFIG, "option \"topic\" is required"));

@@ -70,7 +70,7 @@ impl KafkaSource {
         context: &ConnectorContext,
         formats: &[Arc<dyn Format>],
     ) -> Result<Self> {
-        let topics = options.topics()?;
+        let topics = options.topics(&spec.name)?;
         let connection = options.connection(&context.project_dir)?;
         let KafkaOptions { format, format_options, .. } = &options;
         let format = messages::open(formats, format, format_options, &spec.contract, context)?;

@@ -139,9 +139,18 @@ impl Context<'_> {
                 None => complete = false,
             }
         }
+        let connection = table.connection.as_ref().or(source.connection.as_ref());
+        let connection = connection.and_then(|name| {
+            let at = doc.location(name.item);
+            self.settings.connections.find(&name.value, at, self.findings)
+        });
         let connector = table.connector.as_ref().or(source.connector.as_ref());
         let connector = match connector {
             Some(connector) => Some(connector.value.clone()),
+            // What the connection is may depend on the environment.
+            None if connection.is_some() => {
+                connection.map(|connection| connection.connector.clone())
+            }
             None if options.get("path").is_some() => Some(DEFAULT_CONNECTOR.to_owned()),
             None if complete && (table.with.is_some() || source.with.is_some()) => {
                 self.findings.error(
@@ -156,12 +165,7 @@ impl Context<'_> {
             }
             None => None,
         };
-        let connection = table.connection.as_ref().or(source.connection.as_ref());
-        let connection = connection.and_then(|name| {
-            let at = doc.location(name.item);
-            self.settings.connections.find(&name.value, at, self.findings)?;
-            Some(name.value.clone())
-        });
+        let connection = connection.map(|connection| connection.name.clone());
         if let (Some(connector), Some(validate), true) =
             (&connector, self.options.validate_connector, complete)
         {
