@@ -34,6 +34,7 @@ pub const NAMES: &[&str] = &[
     "partition_by",
     "schema",
     "sinks",
+    "state_ttl",
     "tags",
     "unique_key",
 ];
@@ -413,6 +414,7 @@ pub fn build(
         load: load(&mut settings),
         export: settings.typed("export", &[]),
         sinks: sinks(&mut settings),
+        state_ttl: settings.typed("state_ttl", &[]),
         delimiter: delimiter(&mut settings),
         meta: match settings.value("meta") {
             Some(Json::Object(meta)) => meta.clone(),
@@ -449,6 +451,13 @@ fn consistent(
             Error::new(code::CONFIG, format!("{what} has sinks and is no stream"))
                 .at(place("sinks"))
                 .hint("add `materialized='stream'`; other models have `load` and `export`"),
+        );
+    }
+    if config.materialized != Materialized::Stream && config.state_ttl.is_some() {
+        errors.push(
+            Error::new(code::CONFIG, format!("{what} has a state_ttl and is no stream"))
+                .at(place("state_ttl"))
+                .hint("add `materialized='stream'`, or leave it out"),
         );
     }
     if config.materialized != Materialized::Incremental {

@@ -351,6 +351,9 @@ pub struct NodeConfig {
     pub export: Option<ExportConfig>,
     /// Of a stream: where its rows go; none named is its table in the lake.
     pub sinks: Vec<SinkConfig>,
+    /// Of a stream: how long state that nothing else bounds is kept where no row comes to it; `None` is for
+    /// ever.
+    pub state_ttl: Option<HumanDuration>,
     /// The character between fields of a seed's file; `None` is a comma.
     pub delimiter: Option<char>,
     /// Anything, for people and programs.
@@ -377,6 +380,7 @@ impl Default for NodeConfig {
             load: None,
             export: None,
             sinks: Vec::new(),
+            state_ttl: None,
             delimiter: None,
             meta: serde_json::Map::new(),
         }

@@ -695,6 +695,9 @@ pub struct ConfigProps {
     /// connector, or a mapping with a connector and its options; the table gets rows only where the
     /// list names it.
     pub sinks: Option<Vec<SinkProps>>,
+    /// Streams: how long groups, rows of joins and keys of deduplications are kept where no row comes to
+    /// them, by the time of day. Default: for ever.
+    pub state_ttl: Option<HumanDuration>,
     /// Anything, for people and programs; keys of several places add up.
     pub meta: Option<JsonMap>,
     /// Seeds: types of columns, by name.

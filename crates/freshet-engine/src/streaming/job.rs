@@ -28,7 +28,7 @@ use futures::future::BoxFuture;
 
 use super::expr::compile_coerced;
 use super::lake_sink::{LakeFigures, LakeSink};
-use super::lower::{LowerOptions, StreamCatalog, TimeColumn, lower};
+use super::lower::{LowerOptions, Lowered, StreamCatalog, TimeColumn, Unbounded, lower};
 use super::sinks::{JobSink, Outcome};
 use super::table::StreamTable;
 use super::windows::TIME;
@@ -48,6 +48,8 @@ pub struct StreamJob {
     pub sinks: Vec<JobSink>,
     /// What becomes of its dead letters.
     pub dead_letters: Arc<LakeFigures>,
+    /// State that grows for as long as the job runs.
+    pub unbounded: Vec<Unbounded>,
 }
 
 /// How jobs are made.
@@ -78,16 +80,15 @@ impl Engine {
     ) -> BoxFuture<'a, Result<StreamJob>> {
         Box::pin(async move {
             let node = self.node(id)?;
-            let (plan, catalog) = self.plan_stream(node, options).await?;
-            let at = |error: Error| error.at(Location::file(node.path.display().to_string()));
-            let lower_options = LowerOptions::new(options.parallelism);
+            let (plan, catalog) = self.plan_stream(node, &options.io).await?;
+            let lower_options = lower_options(node, options.parallelism);
             let groups = lower_options.groups;
-            let lowered = lower(&plan, &catalog, &lower_options).map_err(at)?;
+            let lowered =
+                lower(&plan, &catalog, &lower_options).map_err(|error| in_model(error, node))?;
             let name = format!("{}/{id}", self.project().environment.name);
             let mut stages = lowered.stages;
-            // Nothing that is lowered takes rows back yet.
-            let outcome =
-                Outcome { stage: lowered.output, schema: &lowered.schema, updating: false };
+            let Lowered { output, schema, updating, unbounded, .. } = lowered;
+            let outcome = Outcome { stage: output, schema: &schema, updating };
             let sinks = self.add_sinks(node, &name, &outcome, &mut stages, options)?;
             let letters = LakeSink::new(
                 self.lake().clone(),
@@ -104,29 +105,27 @@ impl Engine {
                 plan: JobPlan { name, stages, groups },
                 sinks,
                 dead_letters: dead,
+                unbounded,
             })
         })
     }
 
     /// Checks that a streaming model can be planned; touches nothing.
     pub(crate) async fn check_stream(&self, node: &Node) -> Result<SchemaRef> {
-        let context = self.query_context()?;
-        let plan = self.stream_sql(&context, node, &mut BTreeMap::new()).await?;
-        let schema = Arc::clone(plan.schema().inner());
-        let outcome = Outcome { stage: 0, schema: &schema, updating: false };
+        let io: Arc<dyn Io> = Arc::new(NoIo);
+        let (plan, catalog) = self.plan_stream(node, &io).await?;
+        let lowered = lower(&plan, &catalog, &lower_options(node, 1));
+        let Lowered { schema, updating, .. } = lowered.map_err(|error| in_model(error, node))?;
+        let outcome = Outcome { stage: 0, schema: &schema, updating };
         self.plan_sinks(node, "", &outcome, 0)?;
         Ok(schema)
     }
 
-    async fn plan_stream(
-        &self,
-        node: &Node,
-        options: &StreamOptions,
-    ) -> Result<(LogicalPlan, Catalog)> {
+    async fn plan_stream(&self, node: &Node, io: &Arc<dyn Io>) -> Result<(LogicalPlan, Catalog)> {
         let context = self.query_context()?;
         let mut tables = BTreeMap::new();
         let plan = self.stream_sql(&context, node, &mut tables).await?;
-        Ok((plan, Catalog { context, tables, io: Arc::clone(&options.io) }))
+        Ok((plan, Catalog { context, tables, io: Arc::clone(io) }))
     }
 
     /// The plan of a model over its sources, which are registered and added to `tables`.
@@ -259,6 +258,28 @@ impl Engine {
                 }),
             });
         }
+    }
+}
+
+fn lower_options(node: &Node, parallelism: u16) -> LowerOptions {
+    let state_ttl = node.config.state_ttl;
+    let state_ttl = state_ttl.map(|ttl| i64::try_from(ttl.0.as_micros()).unwrap_or(i64::MAX));
+    LowerOptions { state_ttl, ..LowerOptions::new(parallelism) }
+}
+
+fn in_model(error: Error, node: &Node) -> Error {
+    error.at(Location::file(node.path.display().to_string()))
+}
+
+/// Where nothing runs: a job is looked at.
+#[derive(Debug)]
+struct NoIo;
+
+impl Io for NoIo {
+    fn spawn(&self, _future: BoxFuture<'static, ()>) {}
+
+    fn sleep(&self, _micros: i64) -> BoxFuture<'static, ()> {
+        Box::pin(futures::future::pending())
     }
 }
 

@@ -14,7 +14,7 @@ use freshet_core::error::code;
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::Wait;
 use freshet_core::{Error, ModelId, Result};
-use freshet_engine::streaming::{JobSink, StreamOptions, TokioIo};
+use freshet_engine::streaming::{JobSink, StreamOptions, TokioIo, Unbounded};
 use freshet_runtime::checkpoint::Settings;
 use freshet_runtime::executor::Io;
 use freshet_runtime::job::{Ended, JobOptions};
@@ -103,6 +103,10 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
         say(ui, model, "running", serde_json::json!("running"));
         for sink in &job.planned().sinks {
             introduce(ui, model, sink, args.checkpoint_interval.0);
+        }
+        for Unbounded { what, bound } in &job.planned().unbounded {
+            let text = format!("{what}, for ever; what would bound it: {bound}");
+            say(ui, model, &text, serde_json::json!({ "unbounded": what, "bound": bound }));
         }
         watched.push(Watched { job: Arc::clone(&job), told: Told::default() });
         jobs.spawn(async move { (job.model.clone(), job.run(ready).await) });
