@@ -134,7 +134,15 @@ impl Case {
         }
     }
 
-    /// The data sets that it reads, by the variable that names their topic.
+    /// The data sets of its project, by the variable that names their topic.
+    fn topics(self) -> &'static [&'static str] {
+        match self.group() {
+            "food" => &["orders_topic", "couriers_topic"],
+            _ => &["topic"],
+        }
+    }
+
+    /// Those that it reads.
     fn data(self) -> &'static [&'static str] {
         match self {
             Self::FoodCounts => &["orders_topic"],
@@ -462,7 +470,7 @@ impl Workshop<'_> {
             sh::read(create.arg(self.options.partitions.to_string()))?;
         }
         let topics: Vec<(String, String)> = case
-            .data()
+            .topics()
             .iter()
             .map(|data| ((*data).to_owned(), self.topics[data].name.clone()))
             .collect();
@@ -513,10 +521,6 @@ impl Workshop<'_> {
         let mut text = read(&template)?.replace("${broker}", &self.broker);
         for (name, topic) in topics {
             text = text.replace(&format!("${{{name}}}"), topic);
-        }
-        // A table that is not read needs no topic.
-        for name in ["orders_topic", "couriers_topic"] {
-            text = text.replace(&format!("${{{name}}}"), "unused");
         }
         if group == "nexmark" {
             text += &read(&paths::root().join("tests/streaming/nexmark/views.sql"))?;

@@ -9,11 +9,13 @@ mod temporal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::catalog::default_table_source::source_as_provider;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, DFSchema};
-use datafusion::logical_expr::{Distinct, Expr, Filter, LogicalPlan, TableScan, Union};
+use datafusion::logical_expr::{
+    Cast, Distinct, Expr, ExprSchemable, Filter, LogicalPlan, TableScan, Union,
+};
 use freshet_core::error::code;
 use freshet_core::scalar::ScalarExpr;
 use freshet_core::{Error, Result};
@@ -493,7 +495,19 @@ impl Lowering<'_> {
 
     /// Errors where windows are made of a column that no watermark is about.
     fn check_time(&self, input: &Relation, time: &Expr) -> Result<()> {
-        let is_time = match time {
+        let plain = match time {
+            // Times of sources that have a zone are in UTC, and the same numbers without one.
+            Expr::Cast(Cast { expr, .. })
+                if matches!(
+                    expr.get_type(&input.schema),
+                    Ok(DataType::Timestamp(TimeUnit::Microsecond, Some(zone))) if &*zone == "UTC"
+                ) =>
+            {
+                expr
+            }
+            time => time,
+        };
+        let is_time = match plain {
             Expr::Column(column) => match input.origins[input.index(column)?] {
                 Origin::Time | Origin::Window(Bound::Time, _) => !input.updating,
                 _ => false,

@@ -1,4 +1,4 @@
-//! Decoders that cannot go on yet.
+//! Decoders that cannot go on yet, and who reads which partition.
 
 use bytes::Bytes;
 use freshet_core::stream::EventTime;
