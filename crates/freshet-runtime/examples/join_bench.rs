@@ -2,7 +2,8 @@
 //! 92 of 100 events are bids of about 250 bytes, all of which are kept; a bid in five finds its
 //! auction. A checkpoint is cut and encoded every so many events.
 //!
-//! `cargo run --release -p freshet-runtime --example join_bench [MILLION_EVENTS] [EVENTS_PER_CHECKPOINT]`
+//! `cargo run --release -p freshet-runtime --example join_bench [MILLION_EVENTS]
+//! [EVENTS_PER_CHECKPOINT] [MIB_OF_MEMORY]`
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use freshet_core::stream::EventTime;
 use freshet_runtime::checkpoint::write_run;
 use freshet_runtime::operator::{Chain, Flow, OperatorContext, OperatorSpec, Port, Tail};
 use freshet_runtime::operators::{Join, JoinKind};
-use freshet_runtime::state::{Delta, KeyGroups};
+use freshet_runtime::state::{Delta, FolderScratch, KeyGroups, SpillOptions};
 
 /// Events of a batch.
 const BATCH: usize = 8192;
@@ -136,6 +137,14 @@ fn main() -> Result<()> {
     let events: f64 = arguments.next().unwrap_or(5.0);
     let events = (events * 1e6) as usize;
     let interval = arguments.next().unwrap_or(300_000.0) as usize;
+    let budget = arguments.next().map(|mib| (mib * f64::from(1 << 20)) as usize);
+    let spill = match budget {
+        Some(budget) => {
+            let scratch = Arc::new(FolderScratch::new(std::env::temp_dir().join("join_bench"))?);
+            Some(SpillOptions { budget, scratch })
+        }
+        None => None,
+    };
     let groups = KeyGroups::default();
     let join = Join {
         kind: JoinKind::Inner,
@@ -151,6 +160,7 @@ fn main() -> Result<()> {
         clock: Arc::new(ManualClock::new(0)),
         groups: groups.range(0, 1),
         watermark: EventTime::MIN,
+        spill,
     };
     let mut chain = Chain::new(vec![join.create(&context)?]);
     let mut given = Counted::default();

@@ -25,7 +25,7 @@ use crate::figures::Phase;
 use crate::monitor::JobMonitor;
 use crate::operator::{Chain, OperatorContext};
 use crate::plan::{EdgePlan, JobPlan, JobSource, SinkPlan, StageInput, StagePlan};
-use crate::state::KeyGroupRange;
+use crate::state::{KeyGroupRange, SpillOptions};
 use crate::task::{
     Command, Cut, Input, Mailbox, Output, Report, Reporter, Task, TaskId, TaskParts,
 };
@@ -39,6 +39,8 @@ pub struct JobOptions {
     pub limits: Limits,
     /// What is done after failures.
     pub restart: Restart,
+    /// How much memory the state of an operator's instance may take; all where it is not set.
+    pub spill: Option<SpillOptions>,
 }
 
 /// How often a job begins again by itself, and after which time. In microseconds.
@@ -522,8 +524,12 @@ impl Job {
         manifest: &Manifest,
         files: &mut HashMap<String, Bytes>,
     ) -> Result<Chain> {
-        let context =
-            OperatorContext { clock: Arc::clone(&self.environment.clock), groups, watermark };
+        let context = OperatorContext {
+            clock: Arc::clone(&self.environment.clock),
+            groups,
+            watermark,
+            spill: self.options.spill.clone(),
+        };
         let operators = stage.operators.iter().map(|(_, spec)| spec.create(&context));
         let mut chain = Chain::new(operators.collect::<Result<_>>()?);
         for (place, (id, _)) in stage.operators.iter().enumerate() {

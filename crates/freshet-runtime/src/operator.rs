@@ -9,7 +9,7 @@ use std::sync::Arc;
 use freshet_core::Result;
 use freshet_core::clock::Clock;
 
-use crate::state::{Delta, Entry, KeyGroupRange};
+use crate::state::{Delta, Entry, KeyGroupRange, SpillOptions};
 use freshet_core::rows::Rows;
 use freshet_core::stream::EventTime;
 
@@ -130,6 +130,8 @@ pub struct OperatorContext {
     pub groups: KeyGroupRange,
     /// How far event time had come at the checkpoint that it is restored from.
     pub watermark: EventTime,
+    /// How much memory its state may take; all where it is not set.
+    pub spill: Option<SpillOptions>,
 }
 
 /// Makes the instances of one operator.

@@ -293,6 +293,7 @@ impl Case {
                 keep: 1 + chance.below(3),
             },
             limits: Limits { rows: 1 + chance.below(200), bytes: 1 << 20 },
+            spill: None,
             restart: Restart {
                 // A job that cannot go on ends with its error, sooner or later.
                 attempts: Some(100),

@@ -13,7 +13,7 @@ use freshet_core::stream::EventTime;
 
 use crate::exchange::{Partitioner, Partitioning};
 use crate::operator::{Chain, Flow, OperatorContext, OperatorSpec, Port, Tail};
-use crate::state::{Delta, Entry, KeyGroup, KeyGroups};
+use crate::state::{Delta, Entry, KeyGroup, KeyGroups, SpillOptions};
 
 /// Entries of a checkpoint: by group, table and key, when they expire and what they hold.
 type Entries = BTreeMap<(u16, u8, Vec<u8>), (i64, Vec<u8>)>;
@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     /// What was given so far.
     pub(crate) given: Given,
     pub(crate) clock: Arc<ManualClock>,
+    /// For instances that are made from now on.
+    pub(crate) spill: Option<SpillOptions>,
     /// The last whole checkpoint.
     entries: Entries,
     /// What the one that is being made has so far, by instance, and whether that is all.
@@ -61,6 +63,7 @@ impl Cluster {
             instances: Vec::new(),
             given: Given::default(),
             clock: Arc::new(ManualClock::new(1_790_000_000_000_000)),
+            spill: None,
             entries: Entries::new(),
             deltas: Vec::new(),
         };
@@ -167,7 +170,8 @@ impl Cluster {
             .map(|index| {
                 let groups = self.groups.range(index, instances);
                 let clock = Arc::clone(&self.clock) as Arc<_>;
-                let context = OperatorContext { clock, groups, watermark };
+                let context =
+                    OperatorContext { clock, groups, watermark, spill: self.spill.clone() };
                 let operator = self.spec.create(&context).expect("it can be made");
                 let mut chain = Chain::new(vec![operator]);
                 let entries = self

@@ -6,9 +6,11 @@ mod dirty;
 mod groups;
 mod multiset;
 pub(crate) mod rows;
+mod scratch;
 
 pub(crate) use changes::Changes;
 pub use delta::{Delta, Entry};
 pub(crate) use dirty::Dirty;
 pub use groups::{KeyGroup, KeyGroupRange, KeyGroups};
 pub(crate) use multiset::{Moved, Multiset, Owners};
+pub use scratch::{FolderScratch, MemoryScratch, Scratch, ScratchFile, SpillOptions};

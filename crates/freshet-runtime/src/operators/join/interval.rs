@@ -96,7 +96,7 @@ impl OperatorSpec for IntervalJoin {
         });
         Ok(Box::new(Running {
             pairing: Pairing::new(self.kind, &self.left, &self.right, self.residual.clone()),
-            sides: Sides::new(columns.map(), schemas, options),
+            sides: Sides::new(columns.map(), schemas, options, context.spill.clone()),
             columns,
             spec: self.clone(),
             progress: Progress::new(context),
@@ -189,6 +189,7 @@ impl Operator for Running {
         if refs.contains(&NONE) {
             self.sides.forget(slots);
         }
+        self.sides.trim()?;
         Ok(Flow::Done)
     }
 
@@ -245,7 +246,7 @@ impl Operator for Running {
             };
             self.sides.load(&self.columns, side, entry, entry.key, times)?;
         }
-        Ok(())
+        self.sides.trim()
     }
 
     fn size(&self) -> StateSize {

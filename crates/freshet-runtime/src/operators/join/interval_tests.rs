@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::testing::{
-    Condition, Folded, KEY, Row, Seen, TIME, count, inserts, schema, show,
+    Condition, Folded, KEY, Row, Seen, TIME, count, inserts, schema, show, tiny,
 };
 use super::*;
 use crate::operators::testing::Cluster;
@@ -178,11 +178,16 @@ proptest! {
         steps in prop_oneof![steps(1), steps(-12)],
         kind in prop::sample::select(KINDS.to_vec()),
         residual in any::<bool>(),
+        is_tiny in any::<bool>(),
         lower in -6_i64..4,
         width in 0_i64..8,
     ) {
         let spec = spec(kind, lower, lower + width, residual);
         let mut cluster = cluster(&spec, 2);
+        if is_tiny {
+            cluster.spill = Some(tiny());
+            cluster.restore(2, EventTime::MIN);
+        }
         let mut seen = Seen::default();
         let mut plain = Plain::new(&spec);
         let mut all = [Vec::new(), Vec::new()];

@@ -81,7 +81,7 @@ impl OperatorSpec for Join {
             counted,
             ttl: self.ttl,
             clock: Arc::clone(&context.clock),
-            sides: Sides::new(columns.map(), schemas, options),
+            sides: Sides::new(columns.map(), schemas, options, context.spill.clone()),
             columns,
             pending: None,
             unknown: 0,
@@ -193,6 +193,7 @@ impl Operator for Running {
         for store in &mut self.sides.stores {
             while store.maintain()? {}
         }
+        self.sides.trim()?;
         Ok(Flow::Done)
     }
 
@@ -241,7 +242,7 @@ impl Operator for Running {
                 self.unknown += self.sides.stores[side].len().saturating_sub(before);
             }
         }
-        Ok(())
+        self.sides.trim()
     }
 
     fn size(&self) -> StateSize {

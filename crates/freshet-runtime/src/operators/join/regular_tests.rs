@@ -4,9 +4,10 @@ use freshet_core::rows::RowKind;
 use proptest::prelude::*;
 
 use super::super::JoinKind;
-use super::super::testing::{Condition, Folded, KEY, Row, Seen, count, rows, schema, show};
+use super::super::testing::{Condition, Folded, KEY, Row, Seen, count, rows, schema, show, tiny};
 use super::*;
 use crate::operators::testing::Cluster;
+use crate::state::{MemoryScratch, SpillOptions};
 
 const KINDS: [JoinKind; 6] = [
     JoinKind::Inner,
@@ -100,12 +101,17 @@ proptest! {
         steps in steps(4),
         kind in prop::sample::select(KINDS.to_vec()),
         residual in any::<bool>(),
+        is_tiny in any::<bool>(),
         // As little as forever.
         ttl in prop::option::of(Just(1_i64 << 50)),
         appends in any::<bool>(),
     ) {
         let spec = spec(kind, residual, ttl, KeyGroups::new(7));
         let mut cluster = cluster(&spec, 2);
+        if is_tiny {
+            cluster.spill = Some(tiny());
+            cluster.restore(2, EventTime::MIN);
+        }
         let mut seen = Seen::default();
         let mut tables = [Vec::<Row>::new(), Vec::new()];
         let mut kept = (tables.clone(), seen.clone());
@@ -271,6 +277,46 @@ fn keys_of_different_types_are_refused() {
         clock,
         groups: KeyGroups::default().range(0, 1),
         watermark: EventTime::MIN,
+        spill: None,
     };
     assert!(spec.create(&context).is_err());
+}
+
+/// State that is ten times what it may take in memory does not take more, and is joined all the same.
+#[test]
+fn state_stays_within_its_budget() {
+    let spec = spec(JoinKind::Inner, false, None, KeyGroups::new(4));
+    let mut cluster = cluster(&spec, 1);
+    let wide = |from: i64| {
+        let row = |number| Row { key: Some(number % 500), time: number, number };
+        rows("l", &(from..from + 500).map(|n| (RowKind::Insert, row(n))).collect::<Vec<_>>())
+    };
+    for round in 0..40 {
+        cluster.push(0, wide(round * 500));
+    }
+    let all = cluster.size().0 as usize;
+    let scratch = Arc::new(MemoryScratch::default());
+    let budget = all / 10 * 4;
+    cluster.spill = Some(SpillOptions { budget, scratch: Arc::clone(&scratch) as Arc<_> });
+    for restored in [false, true] {
+        if !restored {
+            cluster.restore(1, EventTime::MIN);
+        }
+        for round in 0..40 {
+            if !restored {
+                cluster.push(0, wide(round * 500));
+            }
+            let one = Row { key: Some(round), time: 0, number: -round };
+            cluster.push(1, rows("r", &[(RowKind::Insert, one)]));
+            let bytes = cluster.size().0 as usize;
+            assert!(bytes <= budget, "{bytes} of {budget}, of {all} in all");
+        }
+        assert!(scratch.written() > 0);
+        cluster.cut();
+        while !cluster.drain(1 << 16) {}
+        cluster.restore(1, EventTime::MIN);
+    }
+    let joined: usize = cluster.given.0.iter().map(|(_, rows)| rows.len()).sum();
+    // Forty rows of the right meet as many of the left each, before they were restored and after.
+    assert_eq!(joined, 2 * 40 * 40);
 }

@@ -13,7 +13,7 @@ use super::{BATCH_ROWS, LEFT};
 use crate::keys::{KeyEncoder, KeyMap, Keys};
 use crate::operator::{Flow, StateSize};
 use crate::state::rows::{Loaded, NONE, Options, Restored, RowRef, RowStore, Times};
-use crate::state::{Delta, Entry, KeyGroup, KeyGroups};
+use crate::state::{Delta, Entry, KeyGroup, KeyGroups, SpillOptions};
 
 /// What both sides of a join are made of.
 #[derive(Debug)]
@@ -60,17 +60,23 @@ pub(super) struct Sides {
     groups: KeyGroups,
     /// The segment that was restored last, with its side.
     restored: Option<(usize, KeyGroup, u64, Range<RowRef>)>,
+    spill: Option<SpillOptions>,
     /// What went wrong when a checkpoint was cut: said as soon as somebody can be told.
     failed: Option<Error>,
 }
 
 impl Sides {
-    pub(super) fn new(keys: KeyMap, schemas: [&SchemaRef; 2], options: [Options; 2]) -> Self {
+    pub(super) fn new(
+        keys: KeyMap,
+        schemas: [&SchemaRef; 2],
+        options: [Options; 2],
+        spill: Option<SpillOptions>,
+    ) -> Self {
         let groups = options[0].groups;
         let [left, right] = options;
         let stores =
             [RowStore::new(schemas[0].clone(), left), RowStore::new(schemas[1].clone(), right)];
-        Self { keys, stores, groups, restored: None, failed: None }
+        Self { keys, stores, groups, restored: None, spill, failed: None }
     }
 
     /// The numbers of the keys of a batch's rows; [`NONE`] for keys with a null.
@@ -205,6 +211,29 @@ impl Sides {
             }
         }
         Ok(Flow::Done)
+    }
+
+    /// Writes rows to disk until what is left in memory is below the budget.
+    pub(super) fn trim(&mut self) -> Result<()> {
+        let Some(SpillOptions { budget, scratch }) = &self.spill else { return Ok(()) };
+        loop {
+            let bytes = self.size().bytes as usize;
+            if bytes <= *budget {
+                return Ok(());
+            }
+            let [left, right] = &mut self.stores;
+            let larger = if left.resident() > right.resident() { left } else { right };
+            if larger.resident() == 0 || !larger.spill(&**scratch)? {
+                break;
+            }
+        }
+        // Rows that were read lately may have an eighth, or what is left of the budget.
+        let cached: usize = self.stores.iter().map(RowStore::cached).sum();
+        let rest = budget.saturating_sub(self.size().bytes as usize - cached);
+        for store in &mut self.stores {
+            store.shrink_cache(rest.max(budget / 8) / 2);
+        }
+        Ok(())
     }
 
     pub(super) fn size(&self) -> StateSize {

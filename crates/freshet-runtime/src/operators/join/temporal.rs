@@ -87,7 +87,7 @@ impl OperatorSpec for TemporalJoin {
         });
         Ok(Box::new(Running {
             pairing: Pairing::new(self.kind, &self.left, &self.right, self.residual.clone()),
-            sides: Sides::new(columns.map(), schemas, options),
+            sides: Sides::new(columns.map(), schemas, options, context.spill.clone()),
             columns,
             spec: self.clone(),
             progress: Progress::new(context),
@@ -129,6 +129,7 @@ impl Operator for Running {
             RIGHT => self.take_versions(&rows)?,
             _ => return Err(Error::internal(format!("a join has no input {input}"))),
         }
+        self.sides.trim()?;
         Ok(Flow::Done)
     }
 
@@ -144,8 +145,11 @@ impl Operator for Running {
                 break;
             }
             self.replacing.pop();
-            self.forget_versions(key, watermark.0);
-            gone.push(key);
+            // The number may be that of another key by now, or of none.
+            if self.sides.stores[RIGHT].count(key) > 0 {
+                self.forget_versions(key, watermark.0);
+                gone.push(key);
+            }
         }
         self.sides.forget(gone);
         while self.sides.stores[RIGHT].maintain()? {}
@@ -186,7 +190,7 @@ impl Operator for Running {
             let times = |batch: &RecordBatch| Ok(Some(times_of(batch, column)?.to_vec()));
             self.sides.load(&self.columns, side, entry, entry.key, times)?;
         }
-        Ok(())
+        self.sides.trim()
     }
 
     fn size(&self) -> StateSize {

@@ -16,6 +16,7 @@ use freshet_core::scalar::ScalarExpr;
 
 use crate::operator::MAIN;
 use crate::operators::testing::{Given, lines};
+use crate::state::{MemoryScratch, SpillOptions};
 
 /// A row of a side: key, time, number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +103,11 @@ pub(super) fn count(folded: &mut Folded, row: String, times: i64) {
     if *there == 0 {
         folded.remove(&row);
     }
+}
+
+/// Next to no memory.
+pub(super) fn tiny() -> SpillOptions {
+    SpillOptions { budget: 1, scratch: Arc::new(MemoryScratch::default()) }
 }
 
 /// Rows that a cluster gave, folded as they come.

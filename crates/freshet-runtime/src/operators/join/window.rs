@@ -245,7 +245,7 @@ impl Running {
                 end: window.0.saturating_sub(1),
                 counts: false,
             });
-            Sides::new(columns.map(), [&spec.left, &spec.right], options)
+            Sides::new(columns.map(), [&spec.left, &spec.right], options, None)
         });
     }
 

@@ -8,17 +8,30 @@ use freshet_core::Result;
 use freshet_core::stream::EventTime;
 
 use super::chunk::{CHUNK_ROWS, DEAD, Link, ROW_BITS, Segment, UNLINKED};
+use super::spill::Blocks;
 use super::{RowRef, RowStore, Times, codec, split};
 use crate::state::{Delta, Entry, KeyGroup};
 
 /// Segments that no checkpoint has.
 #[derive(Debug)]
 pub(super) struct Fresh {
-    pub(super) start: u32,
-    pub(super) batch: RecordBatch,
+    /// The serial number of their chunk.
+    pub(super) chunk: u64,
+    /// Where its segments are among the chunk's.
+    pub(super) first: usize,
+    pub(super) rows: FreshRows,
     pub(super) segments: Vec<Segment>,
     /// Of each segment, a bit for each row, where any is marked.
     pub(super) marks: Vec<Option<Vec<u8>>>,
+}
+
+/// The rows of such segments.
+#[derive(Debug)]
+pub(super) enum FreshRows {
+    /// In memory, the first of them at this place of the chunk.
+    Memory { start: u32, batch: RecordBatch },
+    /// On disk.
+    Disk(Blocks),
 }
 
 /// What a checkpoint is given.
@@ -79,8 +92,7 @@ impl RowStore {
                 Frozen::Rows(fresh) => {
                     let segment = fresh.segments.pop().zip(fresh.marks.pop());
                     if let Some((segment, marks)) = segment {
-                        let start = (segment.start - fresh.start) as usize;
-                        let rows = fresh.batch.slice(start, segment.len as usize);
+                        let index = fresh.segments.len();
                         let entry = Entry {
                             group: segment.group,
                             table,
@@ -89,7 +101,13 @@ impl RowStore {
                             value: &[],
                         };
                         delta.set_written(entry, |into| {
-                            codec::encode(&rows, into)?;
+                            match &fresh.rows {
+                                FreshRows::Disk(blocks) => blocks.read(index, into)?,
+                                FreshRows::Memory { start, batch } => {
+                                    let start = (segment.start - start) as usize;
+                                    codec::encode(&batch.slice(start, segment.len as usize), into)?;
+                                }
+                            }
                             into.extend(marks.unwrap_or_default());
                             Ok(())
                         })?;

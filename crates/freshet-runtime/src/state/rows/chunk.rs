@@ -13,10 +13,11 @@ use arrow::datatypes::{DataType, SchemaRef};
 use freshet_core::Result;
 use freshet_core::rows::arrow_error;
 
+use super::spill::Blocks;
 use crate::state::KeyGroup;
 
-/// Bits of a row's number in its chunk.
-pub(super) const ROW_BITS: u32 = 13;
+/// Bits of a row's number in its chunk. Tests are to come to the end of many chunks.
+pub(super) const ROW_BITS: u32 = if cfg!(test) { 5 } else { 13 };
 
 /// Rows of a chunk.
 pub(super) const CHUNK_ROWS: usize = 1 << ROW_BITS;
@@ -100,6 +101,11 @@ pub(super) struct Chunk {
     pub(super) contents: Vec<(u32, u32)>,
     /// The groups of rows that are not sealed.
     pub(super) groups: Vec<KeyGroup>,
+    /// Its segments on disk, once they are there; then it has no parts.
+    pub(super) blocks: Option<Blocks>,
+    /// Once it is closed, bytes of its parts, and of what stays in memory beside.
+    pub(super) resident: usize,
+    pub(super) overhead: usize,
 }
 
 /// A bit for each row; none is there before one is set.
@@ -324,11 +330,14 @@ impl Chunk {
         Ok(compact(&batch))
     }
 
-    /// About how many bytes of memory it takes.
-    pub(super) fn bytes(&self) -> usize {
-        let parts: usize = self.parts.iter().map(|part| part.bytes).sum();
-        parts
-            + self.links.capacity() * size_of::<Link>()
+    /// Bytes of memory that the values of its rows take.
+    pub(super) fn part_bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+
+    /// About how many bytes of memory it takes beside.
+    pub(super) fn overhead(&self) -> usize {
+        self.links.capacity() * size_of::<Link>()
             + self.places.capacity() * 2
             + self.segments.capacity() * size_of::<Segment>()
             + (self.times.capacity() + self.contents.capacity()) * 8

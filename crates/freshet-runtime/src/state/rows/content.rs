@@ -52,10 +52,17 @@ impl Contents {
         let mut live = 0;
         for chunk in chunks.iter_mut().flatten() {
             let mut by_place = vec![0; CHUNK_ROWS];
-            for part in &chunk.parts {
-                let rows = contents.of(&part.batch)?;
-                for row in 0..part.batch.num_rows() {
-                    by_place[part.start as usize + row] = tag(rows.row(row));
+            let mut note = |start: u32, batch: &RecordBatch| -> Result<()> {
+                let rows = contents.of(batch)?;
+                for row in 0..batch.num_rows() {
+                    by_place[start as usize + row] = tag(rows.row(row));
+                }
+                Ok(())
+            };
+            chunk.parts.iter().try_for_each(|part| note(part.start, &part.batch))?;
+            for (index, segment) in chunk.segments.iter().enumerate() {
+                if let Some(blocks) = &chunk.blocks {
+                    note(segment.start, &blocks.rows(schema, index)?)?;
                 }
             }
             // The places of a chunk none of whose rows is left are gone.

@@ -17,23 +17,24 @@ mod checkpoint;
 mod chunk;
 mod codec;
 mod content;
+mod gather;
+mod spill;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
-use arrow::compute::{interleave, take};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use freshet_core::rows::arrow_error;
 use freshet_core::{Error, Result, error::code};
 
 use super::{KeyGroup, KeyGroups};
-use checkpoint::{Fresh, Frozen};
+use checkpoint::{Fresh, FreshRows, Frozen};
 pub(crate) use checkpoint::{Loaded, Restored, UNKNOWN};
 pub(crate) use chunk::NONE;
 use chunk::{CHUNK_ROWS, Chunk, DEAD, Link, ROW_BITS, UNLINKED, compact, view_bytes};
 use content::Contents;
 pub(crate) use content::ContentsOf;
+use spill::Spill;
 
 /// Names a row as long as it is there; [`NONE`] names none.
 pub(crate) type RowRef = u32;
@@ -69,6 +70,10 @@ pub(crate) struct RowStore {
     removed: Vec<(KeyGroup, u64, i64)>,
     /// What the checkpoint that is being made is still to be given.
     frozen: VecDeque<Frozen>,
+    spill: Spill,
+    /// Of closed chunks, bytes of rows in memory, and of what finds them.
+    resident: usize,
+    overhead: usize,
     /// For [`Self::gather`]: the first source of each chunk, valid where the stamp is the current one.
     sources: Vec<(u32, u32)>,
     stamp: u32,
@@ -145,6 +150,9 @@ impl RowStore {
             dirty: Vec::new(),
             removed: Vec::new(),
             frozen: VecDeque::new(),
+            spill: Spill::default(),
+            resident: 0,
+            overhead: 0,
             sources: Vec::new(),
             stamp: 0,
         }
@@ -397,8 +405,7 @@ impl RowStore {
         let chunk = self.chunk_mut(slot);
         chunk.linked -= 1;
         if chunk.linked == 0 && chunk.live == 0 && Some(slot) != self.open {
-            self.chunks[slot as usize] = None;
-            self.free.push(slot);
+            self.free(slot);
         }
     }
 
@@ -409,10 +416,19 @@ impl RowStore {
         chunk.parts = Vec::new();
         chunk.segments = Vec::new();
         chunk.places = Vec::new();
+        chunk.blocks = None;
+        self.resident -= std::mem::take(&mut chunk.resident);
         if chunk.linked == 0 {
-            self.chunks[slot as usize] = None;
-            self.free.push(slot);
+            self.free(slot);
         }
+    }
+
+    fn free(&mut self, slot: u32) {
+        if let Some(chunk) = self.chunks[slot as usize].take() {
+            self.resident -= chunk.resident;
+            self.overhead -= chunk.overhead;
+        }
+        self.free.push(slot);
     }
 
     /// Removes the rows that are dead by themselves at `time`, where whole chunks are; calls `each` with
@@ -559,61 +575,6 @@ impl RowStore {
         }
     }
 
-    /// The rows' columns, in the order of `rows`; a row of nulls for [`NONE`], where `any_none`.
-    pub(crate) fn gather(&mut self, rows: &[RowRef], any_none: bool) -> Result<Vec<ArrayRef>> {
-        self.stamp = self.stamp.wrapping_add(1);
-        self.sources.resize(self.chunks.len(), (self.stamp.wrapping_sub(1), 0));
-        let mut batches: Vec<&RecordBatch> = Vec::new();
-        let first = usize::from(any_none);
-        let mut places = Vec::with_capacity(rows.len());
-        for row in rows {
-            if *row == NONE {
-                debug_assert!(any_none, "it was said that there is none");
-                places.push((0, 0));
-                continue;
-            }
-            let (slot, number) = split(*row);
-            let chunk = self.chunks[slot as usize].as_ref().expect("rows that there are");
-            let source = &mut self.sources[slot as usize];
-            if source.0 != self.stamp {
-                *source = (self.stamp, (first + batches.len()) as u32);
-                batches.extend(chunk.parts.iter().map(|part| &part.batch));
-            }
-            let (part, place) = chunk.locate(chunk.places[number].into());
-            places.push((source.1 as usize + part, place));
-        }
-        let only = (batches.len() == 1 && !any_none)
-            .then(|| UInt32Array::from_iter_values(places.iter().map(|(_, place)| *place as u32)));
-        let mut columns = Vec::with_capacity(self.schema.fields().len());
-        for (index, field) in self.schema.fields().iter().enumerate() {
-            columns.push(
-                match &only {
-                    Some(indices) => take(batches[0].column(index), indices, None),
-                    None => {
-                        let nulls = new_null_array(field.data_type(), 1);
-                        let nulls = any_none.then_some(&*nulls);
-                        let parts = batches.iter().map(|batch| &**batch.column(index));
-                        let parts: Vec<&dyn Array> = nulls.into_iter().chain(parts).collect();
-                        match parts.is_empty() {
-                            true => Ok(new_null_array(field.data_type(), 0)),
-                            false => interleave(&parts, &places),
-                        }
-                    }
-                }
-                .map_err(arrow_error)?,
-            );
-        }
-        Ok(columns)
-    }
-
-    /// The rows as a batch, in the order of `rows`, none of which is [`NONE`].
-    pub(crate) fn gather_batch(&mut self, rows: &[RowRef]) -> Result<RecordBatch> {
-        let columns = self.gather(rows, false)?;
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .map_err(arrow_error)
-    }
-
     /// What rows are found by.
     pub(crate) fn contents_of(&mut self, batch: &RecordBatch) -> Result<ContentsOf> {
         let contents = match self.contents.take() {
@@ -649,10 +610,11 @@ impl RowStore {
 
     /// About how many bytes of memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        let chunks: usize = self.chunks.iter().flatten().map(Chunk::bytes).sum();
-        let frozen: usize = self.frozen.len() * size_of::<Frozen>();
+        let open = self.open.map(|open| self.chunk(open));
+        let open = open.map_or(0, |open| open.part_bytes() + open.overhead());
         let contents = self.contents.as_ref().map_or(0, Contents::bytes);
-        chunks + self.chains.capacity() * size_of::<Chain>() + frozen + contents
+        let chains = self.chains.capacity() * size_of::<Chain>();
+        open + self.resident + self.overhead + self.spill.cached() + chains + contents
     }
 
     fn chunk(&self, slot: u32) -> &Chunk {
@@ -718,11 +680,17 @@ impl RowStore {
         chunk.groups = Vec::new();
         chunk.links.shrink_to_fit();
         chunk.places.shrink_to_fit();
+        chunk.resident = chunk.part_bytes();
+        chunk.overhead = chunk.overhead();
+        let (resident, overhead, serial) = (chunk.resident, chunk.overhead, chunk.serial);
         let (live, len, expires) = (chunk.live as usize, chunk.len(), chunk.last_expires);
+        self.resident += resident;
+        self.overhead += overhead;
         if live == 0 {
             self.forget(slot);
             return Ok(());
         }
+        self.spill.resident.push_back((slot, serial));
         if expires < i64::MAX {
             self.deadlines.insert((expires, slot));
         }
@@ -738,6 +706,7 @@ impl RowStore {
         let schema = Arc::clone(&self.schema);
         let Options { dies, end, .. } = self.options;
         let chunk = self.chunk_mut(slot);
+        let serial = chunk.serial;
         let Some(sealed) = chunk.seal(&schema, number, dies, end)? else { return Ok(()) };
         let segments = chunk.segments[sealed.first..][..sealed.segments].to_vec();
         let marks = segments.iter().map(|segment| {
@@ -749,7 +718,8 @@ impl RowStore {
             })
         });
         let marks = marks.collect();
-        self.fresh.push(Fresh { start: sealed.start, batch: sealed.batch, segments, marks });
+        let rows = FreshRows::Memory { start: sealed.start, batch: sealed.batch };
+        self.fresh.push(Fresh { chunk: serial, first: sealed.first, rows, segments, marks });
         self.next_number += 1;
         Ok(())
     }

@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ::arrow::array::{AsArray, Int64Array, StringViewArray};
+use ::arrow::array::{ArrayRef, AsArray, Int64Array, StringViewArray};
 use ::arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 use crate::checkpoint::{merge_runs, write_run};
-use crate::state::Delta;
+use crate::state::{Delta, MemoryScratch};
 use freshet_core::stream::EventTime;
 
 const GROUPS: u16 = 5;
@@ -125,6 +125,8 @@ enum Step {
     RemoveMany(prop::sample::Index, usize),
     Mark(prop::sample::Index),
     Maintain,
+    /// So many chunks to disk.
+    Spill(usize),
     Freeze,
     Drain(usize),
     Load(usize),
@@ -135,11 +137,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => prop::collection::vec(0_u32..16, 1..30).prop_map(Step::Add),
         // Whole chunks.
-        1 => (4000_usize..10_000).prop_map(|n| Step::Add((0..n as u32).map(|n| n * 7 % 13).collect())),
+        1 => (100_usize..500).prop_map(|n| Step::Add((0..n as u32).map(|n| n * 7 % 13).collect())),
         6 => index().prop_map(Step::Remove),
-        2 => (index(), 1_usize..9000).prop_map(|(from, n)| Step::RemoveMany(from, n)),
+        2 => (index(), 1_usize..300).prop_map(|(from, n)| Step::RemoveMany(from, n)),
         3 => index().prop_map(Step::Mark),
         2 => Just(Step::Maintain),
+        2 => (1_usize..20).prop_map(Step::Spill),
         2 => Just(Step::Freeze),
         3 => (1_usize..3).prop_map(Step::Drain),
         1 => (1_usize..4).prop_map(Step::Load),
@@ -153,6 +156,7 @@ proptest! {
     #[test]
     fn a_store_holds_what_a_plain_table_does(steps in steps()) {
         let mut store = store();
+        let scratch = MemoryScratch::default();
         // Number and mark of each row by key, and the names of rows by number.
         let mut plain = BTreeMap::<i64, bool>::new();
         let mut next = 0_i64;
@@ -204,6 +208,12 @@ proptest! {
                     plain.insert(number, true);
                 }
                 Step::Maintain => while store.maintain().expect("there is room") {},
+                Step::Spill(chunks) => {
+                    for _ in 0..chunks {
+                        store.spill(&scratch).expect("there is room");
+                    }
+                    store.shrink_cache(1000);
+                }
                 Step::Freeze if frozen.is_none() => {
                     store.freeze().expect("there is room");
                     frozen = Some(plain.clone());
