@@ -95,7 +95,7 @@ impl Connector for KafkaConnector {
             let id = format!("freshet-{}-{topic}", spec.writer.replace('/', "-"));
             options.transactional_id = Some(id);
         }
-        Ok(Arc::new(KafkaSink::new(options, &spec.table, context)?))
+        Ok(Arc::new(KafkaSink::new(options, &spec.table, &spec.schema, context)?))
     }
 }
 

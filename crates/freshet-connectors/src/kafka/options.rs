@@ -39,8 +39,9 @@ pub struct KafkaOptions {
     /// The topic that is read or written; a source can read several with the same records. Required
     /// for a source; a sink's default is the name of its table.
     pub topic: Option<Topics>,
-    /// What the messages' values are: `ndjson` (one object a message), `json`, `csv`, or `raw`, the
-    /// value as it is in the contract's only column. A sink writes `ndjson` or `raw`. Default: `ndjson`.
+    /// What the messages' values are: `ndjson` or `json` (one object a message), `csv`, `avro`, or
+    /// `raw`, the value as it is in the contract's only column. A sink writes `ndjson`, `avro` or
+    /// `raw`. Keys are text, or JSON. Default: `ndjson`.
     pub format: String,
     /// Options of the format.
     pub format_options: Value,

@@ -37,8 +37,8 @@ pub struct LogOptions {
     /// The log's folder, relative to the project folder. Default: `.freshet/log/` and the source's
     /// name.
     pub path: Option<String>,
-    /// What a record is: `ndjson` (an object each), `csv` (without a header) or `raw` (one column
-    /// `value`). Default: `ndjson`.
+    /// What a record is: `ndjson` (an object each), `csv` (without a header), `avro` or `raw` (one
+    /// column `value`). Default: `ndjson`.
     pub format: String,
     /// Options of the format.
     pub format_options: Map<String, Value>,
