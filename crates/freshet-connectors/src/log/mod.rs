@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 
 pub use connector::LogConnector;
 pub use consumers::Positions;
+pub(crate) use reader::blocking;
 pub use service::EventLog;
 
 /// Options of the connector `log`.
