@@ -14,6 +14,7 @@ pub mod options;
 pub mod parquet;
 pub mod postgres;
 pub mod print;
+pub mod tail;
 pub mod values;
 
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub fn registry() -> Registry {
         Arc::new(files::FilesConnector::new(formats())),
         Arc::new(kafka::KafkaConnector::new(formats())),
         Arc::new(log::LogConnector::new(formats())),
+        Arc::new(tail::TailConnector::new(formats())),
         Arc::new(postgres::PostgresConnector),
         Arc::new(print::PrintConnector),
         Arc::new(blackhole::BlackholeConnector),

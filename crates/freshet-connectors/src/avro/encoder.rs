@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow_avro::schema::{
     AVRO_FIELD_DEFAULT_METADATA_KEY, AVRO_NAME_METADATA_KEY, AVRO_NAMESPACE_METADATA_KEY,
@@ -12,6 +13,7 @@ use arrow_avro::schema::{
 use arrow_avro::writer::format::{AvroBinaryFormat, AvroSoeFormat};
 use arrow_avro::writer::{EncodedRows, Encoder, WriterBuilder};
 use freshet_core::error::{Error, Result, ResultExt, code};
+use freshet_core::registry::ConnectorContext;
 
 use super::{AvroOptions, Framing};
 
@@ -33,7 +35,18 @@ pub struct WrittenSchema {
 impl WrittenSchema {
     /// The schema of rows with these columns: the options', or one that is made of the columns, in
     /// which those that may be null are null by default, so that later schemas may leave them out.
-    pub fn of(columns: &Schema, options: &AvroOptions, given: Option<&str>) -> Result<Self> {
+    pub fn of(columns: &Schema, options: &AvroOptions, context: &ConnectorContext) -> Result<Self> {
+        let given = options.schemas(context)?;
+        let given = match given.as_slice() {
+            [] => None,
+            [one] => Some(one),
+            _ => {
+                return Err(Error::new(
+                    code::CONFIG,
+                    "messages are written with one schema of Avro",
+                ));
+            }
+        };
         let (namespace, name) = match options.record_name.rsplit_once('.') {
             Some((namespace, name)) => (Some(namespace), name),
             None => (None, options.record_name.as_str()),
@@ -43,7 +56,7 @@ impl WrittenSchema {
             metadata.insert(AVRO_NAMESPACE_METADATA_KEY.to_owned(), namespace.to_owned());
         }
         if let Some(given) = given {
-            metadata.insert(SCHEMA_METADATA_KEY.to_owned(), given.to_owned());
+            metadata.insert(SCHEMA_METADATA_KEY.to_owned(), given.clone());
         }
         let mut fields = Vec::with_capacity(columns.fields().len());
         for field in columns.fields() {
@@ -96,7 +109,12 @@ impl AvroEncoder {
     /// The message of each row.
     pub fn encode(&mut self, batch: &RecordBatch) -> Result<EncodedRows> {
         let failure = || "rows could not be written as Avro".to_owned();
-        let batch = RecordBatch::try_new(Arc::clone(&self.columns), batch.columns().to_vec())
+        // Text and bytes come in several layouts.
+        let columns = batch.columns().iter().zip(self.columns.fields());
+        let columns = columns.map(|(array, field)| cast(array, field.data_type()));
+        let columns = columns.collect::<std::result::Result<Vec<_>, _>>();
+        let batch = columns
+            .and_then(|columns| RecordBatch::try_new(Arc::clone(&self.columns), columns))
             .or_code(code::LOAD, failure)?;
         self.encoder
             .encode(&batch)

@@ -48,7 +48,8 @@ pub struct AvroOptions {
     /// `registry` is given, else `plain`.
     pub framing: Option<Framing>,
     /// The schema of the messages, as an object or as text, where there is no registry; with
-    /// `single_object` it can be several in a list. Default: none.
+    /// `single_object` it can be several in a list. A sink writes with this one. Default: none, a
+    /// sink makes one of its columns.
     pub schema: Option<Value>,
     /// A file of the schema, relative to the project folder, in place of `schema`. Default: none.
     pub schema_file: Option<PathBuf>,

@@ -124,7 +124,8 @@ fn encode(columns: &[(&str, ArrayRef)], framing: Framing, id: u32) -> (Arc<str>,
     let schema = Arc::new(Schema::new(fields));
     let arrays = columns.iter().map(|(_, array)| Arc::clone(array)).collect();
     let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).expect("columns of one length");
-    let written = WrittenSchema::of(&schema, &AvroOptions::default(), None).expect("a schema");
+    let written =
+        WrittenSchema::of(&schema, &AvroOptions::default(), &context()).expect("a schema");
     let mut encoder = AvroEncoder::new(&written, framing, id).expect("an encoder");
     let rows = encoder.encode(&batch).expect("rows that can be written");
     (written.json, rows.iter().map(|row| row.to_vec()).collect())

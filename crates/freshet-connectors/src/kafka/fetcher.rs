@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::client::{Connection, TopicPartition, refused, topic_name};
+use super::group::{Membership, Share};
 use super::options::{EndAt, OnLost};
 use super::records::{BatchHeader, Damage};
 use super::source::Shared;
@@ -30,6 +31,8 @@ use super::source::Shared;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How often it is looked who leads what though nothing went wrong.
 const REFRESH: Duration = Duration::from_secs(60);
+/// The next offset of a partition of a group that was never read.
+const UNREAD: i64 = -1;
 /// Blocks that wait to be decoded; their bytes are bounded by `buffer_bytes`.
 const QUEUE: usize = 1024;
 
@@ -75,6 +78,8 @@ struct Read {
     end: Option<i64>,
     /// All blocks up to there were handed over.
     ended: bool,
+    /// Whether it is ours to read: those of a group may be others' for a while.
+    ours: bool,
 }
 
 /// What was asked for: by topic and number the number here, and the offset.
@@ -125,7 +130,12 @@ impl Fetcher for KafkaFetcher {
     async fn add(&mut self, partition: &Partition, start: Start) -> Result<()> {
         let partition: TopicPartition = partition.0.parse()?;
         let shared = &self.crew.shared;
-        let next = shared.first(&partition, start).await?;
+        let of_group = shared.membership().is_some();
+        let next = match (of_group, start) {
+            (false, start) => shared.first(&partition, start).await?,
+            (true, Start::At(position)) => i64::try_from(position.0).unwrap_or(i64::MAX),
+            (true, _) => UNREAD,
+        };
         let end = match shared.options.end {
             EndAt::Never => None,
             EndAt::Latest => Some(shared.first(&partition, Start::Latest).await?),
@@ -139,6 +149,7 @@ impl Fetcher for KafkaFetcher {
             restart: None,
             end,
             ended: end.is_some_and(|end| next >= end),
+            ours: !of_group,
         });
         raise(&self.crew.trouble);
         Ok(())
@@ -175,7 +186,41 @@ impl Fetcher for KafkaFetcher {
     }
 }
 
+impl Read {
+    /// Whether it should be read, and nobody is asked for it.
+    fn is_astray(&self) -> bool {
+        self.ours && self.leader.is_none()
+    }
+}
+
 impl Crew {
+    /// Reads what the group says is ours, and nothing else.
+    fn take_share(&self, share: &Share) {
+        let mut given_up = Vec::new();
+        for read in self.reads.lock().iter_mut() {
+            let ours = share.partitions.as_ref().is_some_and(|p| p.contains(&read.partition));
+            match (read.ours, ours) {
+                (true, false) => {
+                    read.leader = None;
+                    read.restart = None;
+                    given_up.push(read.partition.clone());
+                }
+                (false, true) => {
+                    read.restart = Some(match read.next {
+                        UNREAD => Start::Configured,
+                        next => Start::At(Position(next as u64)),
+                    });
+                }
+                _ => {}
+            }
+            read.ours = ours;
+        }
+        for partition in given_up {
+            tracing::info!(%partition, "partition went to another member of the group");
+            self.go_on(&partition);
+        }
+    }
+
     fn limit(&self) -> usize {
         self.shared.options.buffer_bytes.as_usize()
     }
@@ -302,6 +347,10 @@ impl Crew {
                 let fate = fate(number, &partition, (from, end), data);
                 let mut reads = self.reads.lock();
                 let read = &mut reads[number];
+                if read.next != from || !read.ours {
+                    // It was given up, and maybe taken up elsewhere, while the answer was on its way.
+                    continue;
+                }
                 match fate {
                     Fate::Good(mut blocks, mut next) => {
                         if silent && let Some(end) = read.end {
@@ -479,15 +528,19 @@ impl Run {
 async fn watch_over(crew: Arc<Crew>) {
     let mut brokers: BTreeMap<i32, JoinHandleGuard> = BTreeMap::new();
     let mut trouble = crew.trouble.subscribe();
+    let mut share = crew.shared.membership().map(Membership::share);
     let mut backoff = BACKOFF.0;
     loop {
         trouble.borrow_and_update();
+        if let Some(share) = &mut share {
+            crew.take_share(&share.borrow_and_update());
+        }
         match look(&crew).await {
             Ok(true) => backoff = BACKOFF.0,
             Ok(false) => backoff = (backoff * 2).min(BACKOFF.1),
             Err(Trouble::Passing(error)) => {
                 let reason = error.chain();
-                for read in crew.reads.lock().iter().filter(|read| read.leader.is_none()) {
+                for read in crew.reads.lock().iter().filter(|read| read.is_astray()) {
                     crew.wait(&read.partition, &reason);
                 }
                 backoff = (backoff * 2).min(BACKOFF.1);
@@ -506,12 +559,19 @@ async fn watch_over(crew: Arc<Crew>) {
                 .or_insert_with(|| JoinHandleGuard(tokio::spawn(serve(Arc::clone(&crew), broker))));
         }
         raise(&crew.room);
-        let astray = crew.reads.lock().iter().any(|read| read.leader.is_none());
-        if astray {
-            tokio::time::sleep(backoff).await;
-        } else {
+        let astray = crew.reads.lock().iter().any(Read::is_astray);
+        let longest = if astray { backoff } else { REFRESH };
+        let changed = async {
+            match &mut share {
+                Some(share) => drop(share.changed().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(longest) => {}
+            () = changed => {}
             // The watcher holds a sender itself.
-            let _ = tokio::time::timeout(REFRESH, trouble.changed()).await;
+            _ = trouble.changed(), if !astray => {}
         }
     }
 }
@@ -528,8 +588,11 @@ async fn look(crew: &Crew) -> Result<bool, Trouble> {
         true => Trouble::Passing(error),
         false => Trouble::Lasting(error),
     };
-    let topics: HashSet<Arc<str>> =
-        crew.reads.lock().iter().map(|read| Arc::clone(&read.partition.topic)).collect();
+    let topics: HashSet<Arc<str>> = {
+        let reads = crew.reads.lock();
+        let ours = reads.iter().filter(|read| read.ours);
+        ours.map(|read| Arc::clone(&read.partition.topic)).collect()
+    };
     if topics.is_empty() {
         return Ok(true);
     }
@@ -539,7 +602,7 @@ async fn look(crew: &Crew) -> Result<bool, Trouble> {
     let mut all = true;
     {
         let mut reads = crew.reads.lock();
-        for (number, read) in reads.iter_mut().enumerate() {
+        for (number, read) in reads.iter_mut().enumerate().filter(|(_, read)| read.ours) {
             let topic = metadata.topics.get(&*read.partition.topic);
             let (leader, reason) = match topic {
                 Some(topic) if topic.error != 0 => {
@@ -578,9 +641,17 @@ async fn look(crew: &Crew) -> Result<bool, Trouble> {
         }
     }
     for (number, partition, start, leader) in restarts {
-        let first = crew.shared.first(&partition, start).await.map_err(sort)?;
+        let first = match crew.shared.membership() {
+            Some(membership) => {
+                crew.shared.first_of_group(membership, &partition, start).await.map_err(sort)?
+            }
+            None => crew.shared.first(&partition, start).await.map_err(sort)?,
+        };
         let read = &mut crew.reads.lock()[number];
-        (read.next, read.leader, read.restart) = (first, leader, None);
+        // It may have gone to another member meanwhile.
+        if read.ours {
+            (read.next, read.leader, read.restart) = (first, leader, None);
+        }
         if read.end.is_some_and(|end| first >= end) {
             read.ended = true;
             raise(&crew.ended);

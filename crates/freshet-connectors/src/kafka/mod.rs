@@ -5,6 +5,7 @@
 //! - [`batch`]: batches on their way out.
 //! - [`source`], [`fetcher`], [`decoder`]: reading. Brokers' bytes become blocks as they are; a
 //!   worker checks, decompresses and decodes them.
+//! - [`group`]: reading together with others.
 //! - [`sink`]: writing, by transactions or at once.
 
 pub mod batch;
@@ -12,6 +13,7 @@ pub mod client;
 pub mod compression;
 pub mod decoder;
 pub mod fetcher;
+pub mod group;
 pub mod options;
 pub mod records;
 pub mod sink;
@@ -93,7 +95,7 @@ impl Connector for KafkaConnector {
             let id = format!("freshet-{}-{topic}", spec.writer.replace('/', "-"));
             options.transactional_id = Some(id);
         }
-        Ok(Arc::new(KafkaSink::new(options, &spec.table, context)?))
+        Ok(Arc::new(KafkaSink::new(options, &spec.table, &spec.schema, context)?))
     }
 }
 

@@ -39,8 +39,9 @@ pub struct KafkaOptions {
     /// The topic that is read or written; a source can read several with the same records. Required
     /// for a source; a sink's default is the name of its table.
     pub topic: Option<Topics>,
-    /// What the messages' values are: `ndjson` (one object a message), `json`, `csv`, or `raw`, the
-    /// value as it is in the contract's only column. A sink writes `ndjson` or `raw`. Default: `ndjson`.
+    /// What the messages' values are: `ndjson` or `json` (one object a message), `csv`, `avro`, or
+    /// `raw`, the value as it is in the contract's only column. A sink writes `ndjson`, `avro` or
+    /// `raw`. Keys are text, or JSON. Default: `ndjson`.
     pub format: String,
     /// Options of the format.
     pub format_options: Value,
@@ -55,9 +56,19 @@ pub struct KafkaOptions {
     pub end: EndAt,
     /// As a source: the partitions that are read, by number. Default: all, new ones included.
     pub partitions: Option<Vec<i32>>,
-    /// As a source: the consumer group to which positions are committed with each checkpoint, for
-    /// the eyes of tools that show lag: nothing rests on them. Default: none.
+    /// As a source: the consumer group to which positions are committed with each checkpoint. With
+    /// `assignment: static` they are for the eyes of tools that show lag, and nothing rests on them.
+    /// Default: none.
     pub group: Option<String>,
+    /// As a source: who says which partitions are read: `static`, the job alone, which reads all; or
+    /// `group`, the members of `group`, which divide them among themselves. A partition that comes
+    /// from another member goes on where that one has committed, so that records which it read since
+    /// its last checkpoint are read twice. Give such a source an `idle_after`: partitions that went
+    /// to others have no rows here. Default: `static`.
+    pub assignment: Assignment,
+    /// As a source with `assignment: group`: a member that is not heard of for so long has left the
+    /// group. Default: `30s`.
+    pub session_timeout: HumanDuration,
     /// As a source: how often new partitions are looked for. Default: `1m`.
     pub discovery_interval: HumanDuration,
     /// As a source: whether records of transactions that are open or were aborted are read:
@@ -134,6 +145,8 @@ impl Default for KafkaOptions {
             end: EndAt::Never,
             partitions: None,
             group: None,
+            assignment: Assignment::Static,
+            session_timeout: seconds(30),
             discovery_interval: seconds(60),
             isolation: Isolation::ReadCommitted,
             tombstones: Tombstones::Skip,
@@ -196,6 +209,15 @@ words!(
         ReadCommitted,
         /// All.
         ReadUncommitted,
+    }
+);
+words!(
+    /// Who says which partitions a source reads.
+    Assignment, "snake_case" {
+        /// The job alone.
+        Static,
+        /// The members of a consumer group.
+        Group,
     }
 );
 words!(
@@ -396,6 +418,22 @@ impl KafkaOptions {
         }
         if self.create_partitions.is_some_and(|partitions| !(1..=10_000).contains(&partitions)) {
             return wrong("option \"create_partitions\" must be between 1 and 10000");
+        }
+        if self.assignment == Assignment::Group {
+            if self.group.as_ref().is_none_or(String::is_empty) {
+                return wrong("option \"assignment\" is group, but \"group\" names none");
+            }
+            if self.partitions.is_some() {
+                return wrong(
+                    "options \"partitions\" and \"assignment: group\" exclude each other",
+                );
+            }
+            if self.end != EndAt::Never {
+                return wrong("options \"end\" and \"assignment: group\" exclude each other");
+            }
+            if self.session_timeout.0 < Duration::from_secs(1) {
+                return wrong("option \"session_timeout\" cannot be less than 1s");
+            }
         }
         if self.tombstones == Tombstones::Delete && self.key.is_empty() {
             return wrong(

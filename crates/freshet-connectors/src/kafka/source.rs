@@ -1,7 +1,7 @@
 //! Topics as a source without an end.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -25,7 +25,8 @@ use super::client::{
 };
 use super::decoder::KafkaDecoder;
 use super::fetcher::KafkaFetcher;
-use super::options::{EndAt, Isolation, KafkaOptions, StartFrom, Tombstones};
+use super::group::{GroupOptions, Membership};
+use super::options::{Assignment, EndAt, Isolation, KafkaOptions, StartFrom, Tombstones};
 use crate::formats::Format;
 use crate::messages::{self, MessageFormat};
 
@@ -48,10 +49,12 @@ pub(super) struct Shared {
     pub options: KafkaOptions,
     pub start: StartFrom,
     pub topics: Vec<Arc<str>>,
-    pub cluster: Cluster,
+    pub cluster: Arc<Cluster>,
     pub clock: Arc<dyn Clock>,
     /// What is waited for, and since when.
-    pub waits: Mutex<BTreeMap<String, (String, i64)>>,
+    pub waits: Arc<Mutex<BTreeMap<String, (String, i64)>>>,
+    /// Of the group, once anything is read.
+    membership: OnceLock<Membership>,
 }
 
 /// How the key of a message without a value is read.
@@ -102,9 +105,10 @@ impl KafkaSource {
             shared: Arc::new(Shared {
                 start: options.start.understood()?,
                 topics,
-                cluster: Cluster::new(connection),
+                cluster: Arc::new(Cluster::new(connection)),
                 clock: Arc::clone(&context.clock),
-                waits: Mutex::default(),
+                waits: Arc::default(),
+                membership: OnceLock::new(),
                 options,
             }),
             format,
@@ -151,6 +155,9 @@ impl StreamSource for KafkaSource {
 
     async fn partitions(&self) -> Result<Vec<Partition>> {
         let shared = &self.shared;
+        if let Some(membership) = shared.membership() {
+            return agreed(membership, shared).await;
+        }
         let metadata = shared.cluster.metadata(shared.topics.iter().map(AsRef::as_ref)).await?;
         let mut partitions = Vec::new();
         for name in &shared.topics {
@@ -205,15 +212,28 @@ impl StreamSource for KafkaSource {
 
     fn discovery_interval(&self) -> Option<Duration> {
         let options = &self.shared.options;
-        let grows = options.partitions.is_none() && options.end == EndAt::Never;
-        grows.then_some(options.discovery_interval.0)
+        match options.assignment {
+            // Nobody is asked: what the group agreed upon is known.
+            Assignment::Group => Some(options.discovery_interval.0.min(AGREED)),
+            Assignment::Static => {
+                let grows = options.partitions.is_none() && options.end == EndAt::Never;
+                grows.then_some(options.discovery_interval.0)
+            }
+        }
     }
 
     async fn publish(&self, positions: &BTreeMap<Partition, Position>) -> Result<()> {
         let Some(group) = &self.shared.options.group else { return Ok(()) };
         let mut topics: BTreeMap<Arc<str>, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
+        let share = self.shared.membership().map(|membership| membership.share().borrow().clone());
         for (partition, position) in positions {
-            let TopicPartition { topic, index } = partition.0.parse()?;
+            let partition: TopicPartition = partition.0.parse()?;
+            let others = share.as_ref().and_then(|share| share.partitions.as_ref());
+            if others.is_some_and(|ours| !ours.contains(&partition)) {
+                // Whoever reads it now says how far.
+                continue;
+            }
+            let TopicPartition { topic, index } = partition;
             topics.entry(topic).or_default().push(
                 OffsetCommitRequestPartition::default()
                     .with_partition_index(index)
@@ -226,9 +246,14 @@ impl StreamSource for KafkaSource {
                 .with_name(topic_name(&topic))
                 .with_partitions(partitions)
         });
-        let request = OffsetCommitRequest::default()
+        let mut request = OffsetCommitRequest::default()
             .with_group_id(GroupId(StrBytes::from_string(group.clone())))
             .with_topics(topics.collect());
+        if let Some(share) = share {
+            request = request
+                .with_generation_id_or_member_epoch(share.generation)
+                .with_member_id(StrBytes::from_string(share.member));
+        }
         let cluster = &self.shared.cluster;
         let mut coordinator = cluster.coordinator(Coordinates::Group, group).await?;
         // From 10 on topics go by their identities.
@@ -242,12 +267,96 @@ impl StreamSource for KafkaSource {
             Some(code) => Err(refused(code, || {
                 format!("could not commit positions to the group \"{group}\"")
             })
-            .hint("no consumer may be a member of that group: choose one for this source alone")),
+            .hint(match self.shared.options.assignment {
+                Assignment::Static => {
+                    "no consumer may be a member of that group: choose one for this source alone"
+                }
+                Assignment::Group => "members have changed: the next checkpoint commits again",
+            })),
         }
     }
 }
 
+/// How often it is looked what a group agreed upon.
+const AGREED: Duration = Duration::from_secs(1);
+
+/// The partitions that this member of a group ever read; it waits for the first agreement.
+async fn agreed(membership: &Membership, shared: &Shared) -> Result<Vec<Partition>> {
+    let mut share = membership.share();
+    let patience = shared.options.session_timeout.0 * 2 + shared.cluster.options.request_timeout;
+    let first = share.wait_for(|share| share.partitions.is_some());
+    let share = tokio::time::timeout(patience, first).await.map_err(|_| {
+        let group = shared.options.group.as_deref().unwrap_or_default();
+        let reason = shared.waits.lock().get(&waiting_for(group)).map(|(reason, _)| reason.clone());
+        let error = Error::new(
+            code::SOURCE,
+            format!(
+                "group \"{group}\" has not agreed who reads what within {} s",
+                patience.as_secs()
+            ),
+        );
+        match reason {
+            Some(reason) => error.caused_by(reason).retryable(),
+            None => error.retryable(),
+        }
+    })?;
+    let share = share.map_err(|_| Error::internal("a member of a group has ended"))?;
+    Ok(share.ever.iter().map(|partition| Partition(partition.to_string())).collect())
+}
+
+fn waiting_for(group: &str) -> String {
+    format!("group \"{group}\"")
+}
+
 impl Shared {
+    /// The membership in the group that says what is read, where one does.
+    pub fn membership(&self) -> Option<&Membership> {
+        let options = &self.options;
+        let group = options.group.as_ref().filter(|_| options.assignment == Assignment::Group)?;
+        Some(self.membership.get_or_init(|| {
+            let of_group = GroupOptions {
+                group: group.clone(),
+                topics: self.topics.clone(),
+                session_timeout: options.session_timeout.0,
+                discovery_interval: options.discovery_interval.0,
+            };
+            let (waits, clock) = (Arc::clone(&self.waits), Arc::clone(&self.clock));
+            let what = waiting_for(group);
+            Membership::start(Arc::clone(&self.cluster), of_group, move |trouble| {
+                let mut waits = waits.lock();
+                match trouble {
+                    Some(reason) => {
+                        let now = clock.now_micros();
+                        waits.entry(what.clone()).or_insert_with(|| (String::new(), now)).0 =
+                            reason;
+                    }
+                    None => {
+                        waits.remove(&what);
+                    }
+                }
+            })
+        }))
+    }
+
+    /// Where reading a partition goes on that the group has just given to us: where the group is or
+    /// we were, whichever is further.
+    pub async fn first_of_group(
+        &self,
+        membership: &Membership,
+        partition: &TopicPartition,
+        start: Start,
+    ) -> Result<i64> {
+        if matches!(start, Start::Earliest | Start::Latest) {
+            return self.first(partition, start).await;
+        }
+        let committed = membership.committed(std::slice::from_ref(partition)).await?;
+        match (committed.get(partition), start) {
+            (Some(committed), Start::At(position)) => Ok(offset(position.0)?.max(*committed)),
+            (Some(committed), _) => Ok(*committed),
+            (None, start) => self.first(partition, start).await,
+        }
+    }
+
     /// The isolation level as requests have it.
     pub fn isolation(&self) -> i8 {
         match self.options.isolation {

@@ -25,6 +25,7 @@ use super::*;
 
 mod avro;
 mod broker;
+mod group;
 mod read;
 mod records;
 mod write;

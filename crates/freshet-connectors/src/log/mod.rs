@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 
 pub use connector::LogConnector;
 pub use consumers::Positions;
+pub(crate) use reader::blocking;
 pub use service::EventLog;
 
 /// Options of the connector `log`.
@@ -37,8 +38,8 @@ pub struct LogOptions {
     /// The log's folder, relative to the project folder. Default: `.freshet/log/` and the source's
     /// name.
     pub path: Option<String>,
-    /// What a record is: `ndjson` (an object each), `csv` (without a header) or `raw` (one column
-    /// `value`). Default: `ndjson`.
+    /// What a record is: `ndjson` (an object each), `csv` (without a header), `avro` or `raw` (one
+    /// column `value`). Default: `ndjson`.
     pub format: String,
     /// Options of the format.
     pub format_options: Map<String, Value>,

@@ -302,7 +302,7 @@ fn beyond(place: &Place, partition: u32, offset: u64, end: u64) -> Error {
 }
 
 /// Runs blocking work off the async threads, where there are any.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     match tokio::runtime::Handle::try_current() {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use freshet_core::error::{Error, Result, code};
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-use kafka_protocol::messages::{CreateTopicsRequest, DeleteTopicsRequest};
+use kafka_protocol::messages::{CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest};
 use kafka_protocol::protocol::StrBytes;
 
 use super::{Cluster, refused, topic_name};
@@ -40,6 +41,24 @@ impl Cluster {
         match made.error_code {
             0 => Ok(()),
             error => Err(refused(error, || format!("could not make topic \"{topic}\""))),
+        }
+    }
+
+    /// Makes a topic have `partitions` in all, more than it has.
+    pub async fn add_partitions(&self, topic: &str, partitions: i32) -> Result<()> {
+        let wanted = CreatePartitionsTopic::default()
+            .with_name(topic_name(topic))
+            .with_count(partitions)
+            .with_assignments(None);
+        let request = CreatePartitionsRequest::default()
+            .with_topics(vec![wanted])
+            .with_timeout_ms(PATIENCE.as_millis() as i32);
+        let answer = self.ask(&request, 3).await?;
+        match answer.results.first().map_or(-1, |made| made.error_code) {
+            0 => Ok(()),
+            error => {
+                Err(refused(error, || format!("could not add partitions to topic \"{topic}\"")))
+            }
         }
     }
 

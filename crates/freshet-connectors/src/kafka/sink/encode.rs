@@ -12,6 +12,7 @@ use freshet_core::clock::Clock;
 use freshet_core::error::{Error, Result, ResultExt, code};
 use freshet_core::rows::{RowKind, Rows, arrow_error};
 
+use crate::avro::AvroEncoder;
 use crate::kafka::batch::{BatchBuilder, partition_of};
 use crate::kafka::options::{Codec, KafkaOptions};
 use crate::kafka::records::Compression;
@@ -27,6 +28,7 @@ pub struct RowEncoder {
     headers: Vec<String>,
     upsert: bool,
     raw: bool,
+    avro: Option<AvroEncoder>,
     compression: Compression,
     batch_bytes: usize,
     clock: Arc<dyn Clock>,
@@ -45,6 +47,7 @@ impl RowEncoder {
             headers: options.headers.clone(),
             upsert: options.upsert,
             raw: options.format == "raw",
+            avro: None,
             compression: match options.compression {
                 Codec::None => Compression::None,
                 Codec::Gzip => Compression::Gzip,
@@ -60,6 +63,12 @@ impl RowEncoder {
         }
     }
 
+    /// Writes values as Avro.
+    pub fn of_avro(mut self, encoder: AvroEncoder) -> Self {
+        self.avro = Some(encoder);
+        self
+    }
+
     /// Adds rows; gives the batches that they filled.
     pub fn push(&mut self, rows: &Rows) -> Result<Vec<Full>> {
         let mut full = Vec::new();
@@ -73,6 +82,10 @@ impl RowEncoder {
             .filter(|index| !self.headers.contains(schema.field(*index).name()))
             .collect();
         let values = batch.project(&kept).map_err(arrow_error)?;
+        let avro = match &mut self.avro {
+            Some(encoder) => Some(encoder.encode(&values)?),
+            None => None,
+        };
         let values: ArrayRef = match self.raw {
             false => Arc::new(StructArray::from(values)),
             true if kept.len() == 1 => {
@@ -88,7 +101,7 @@ impl RowEncoder {
         };
         let options = EncoderOptions::default().with_explicit_nulls(true);
         let field = Arc::new(Field::new("row", values.data_type().clone(), true));
-        let mut encoder = match self.raw {
+        let mut encoder = match self.raw || avro.is_some() {
             true => None,
             false => Some(make_encoder(&field, values.as_ref(), &options).map_err(arrow_error)?),
         };
@@ -124,6 +137,9 @@ impl RowEncoder {
             self.value.clear();
             let value = if gone {
                 None
+            } else if let Some(avro) = &avro {
+                let ends = avro.offsets();
+                Some(&avro.bytes()[ends[row]..ends[row + 1]])
             } else if let Some(encoder) = &mut encoder {
                 encoder.encode(row, &mut self.value);
                 Some(self.value.as_slice())

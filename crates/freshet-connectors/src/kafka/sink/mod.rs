@@ -11,7 +11,9 @@ mod staged;
 mod transaction;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use freshet_core::clock::Clock;
@@ -28,6 +30,7 @@ use parking_lot::Mutex;
 
 use super::client::{Cluster, retrying};
 use super::options::{KafkaOptions, Promise, Topics};
+use crate::avro::{AvroEncoder, AvroOptions, Framing, SchemaRegistry, WrittenSchema};
 use encode::RowEncoder;
 use send::SendingWriter;
 use staged::Stage;
@@ -44,11 +47,62 @@ pub struct KafkaSink {
     clock: Arc<dyn Clock>,
     publisher: tokio::sync::Mutex<Publisher>,
     store: Mutex<Option<Arc<dyn ObjectStore>>>,
+    avro: Option<AvroTarget>,
+}
+
+/// What messages of Avro are written with.
+#[derive(Debug)]
+struct AvroTarget {
+    schema: WrittenSchema,
+    framing: Framing,
+    /// Where the schema is registered, and under which subject.
+    registry: Option<(Arc<SchemaRegistry>, String)>,
+}
+
+impl AvroTarget {
+    fn new(
+        options: &KafkaOptions,
+        topic: &str,
+        columns: &SchemaRef,
+        context: &ConnectorContext,
+    ) -> Result<Self> {
+        let avro = AvroOptions::read(&options.format_options)?;
+        let values: Vec<_> = columns
+            .fields()
+            .iter()
+            .filter(|field| !options.headers.contains(field.name()))
+            .cloned()
+            .collect();
+        let schema = WrittenSchema::of(&Schema::new(values), &avro, context)?;
+        let clock = Arc::clone(&context.clock);
+        let subject = avro.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
+        let framing = avro.framing();
+        let registry = match framing {
+            Framing::Confluent => SchemaRegistry::new(&avro, &context.project_dir, clock)?,
+            Framing::SingleObject | Framing::Plain => None,
+        };
+        Ok(Self { schema, framing, registry: registry.map(|registry| (registry, subject)) })
+    }
+
+    /// Registers the schema, where it is to be.
+    async fn id(&self, patience: Duration) -> Result<u32> {
+        match &self.registry {
+            Some((registry, subject)) => {
+                retrying(patience, || registry.register(subject, &self.schema.json)).await
+            }
+            None => Ok(0),
+        }
+    }
 }
 
 impl KafkaSink {
-    /// A sink with these options.
-    pub fn new(options: KafkaOptions, table: &str, context: &ConnectorContext) -> Result<Self> {
+    /// A sink of rows with these columns.
+    pub fn new(
+        options: KafkaOptions,
+        table: &str,
+        columns: &SchemaRef,
+        context: &ConnectorContext,
+    ) -> Result<Self> {
         let topic: Arc<str> = match &options.topic {
             None => table.into(),
             Some(Topics::One(topic)) => topic.as_str().into(),
@@ -59,13 +113,17 @@ impl KafkaSink {
                 ));
             }
         };
-        if !matches!(options.format.as_str(), "ndjson" | "raw") {
-            return Err(Error::new(
-                code::CONFIG,
-                format!("messages cannot be written in format \"{}\"", options.format),
-            )
-            .hint("formats of a sink are ndjson, raw"));
-        }
+        let avro = match options.format.as_str() {
+            "avro" => Some(AvroTarget::new(&options, &topic, columns, context)?),
+            "ndjson" | "raw" => None,
+            format => {
+                return Err(Error::new(
+                    code::CONFIG,
+                    format!("messages cannot be written in format \"{format}\""),
+                )
+                .hint("formats of a sink are ndjson, avro, raw"));
+            }
+        };
         let id = options.transactional_id.clone().unwrap_or_else(|| format!("freshet-{topic}"));
         let cluster = Arc::new(Cluster::new(options.connection(&context.project_dir)?));
         let publisher = Publisher::new(
@@ -82,6 +140,7 @@ impl KafkaSink {
             publisher: tokio::sync::Mutex::new(publisher),
             store: Mutex::default(),
             options,
+            avro,
         })
     }
 
@@ -143,6 +202,11 @@ impl StreamSink for KafkaSink {
         wakes: &[Arc<dyn Wake>],
     ) -> Result<Vec<Box<dyn SinkWriter>>> {
         let generation = claim.generation;
+        // A schema that cannot follow those before it is known before anything is written.
+        let id = match &self.avro {
+            Some(avro) => avro.id(self.cluster.options.request_timeout).await?,
+            None => 0,
+        };
         let mut publisher = self.publisher.lock().await;
         self.make_topic().await?;
         let partitions = publisher.partitions().await?;
@@ -157,6 +221,10 @@ impl StreamSink for KafkaSink {
                 i32::try_from(index).unwrap_or(0),
                 Arc::clone(&self.clock),
             );
+            let encoder = match &self.avro {
+                Some(avro) => encoder.of_avro(AvroEncoder::new(&avro.schema, avro.framing, id)?),
+                None => encoder,
+            };
             writers.push(match self.options.guarantee {
                 Promise::ExactlyOnce => Box::new(StagingWriter {
                     encoder,

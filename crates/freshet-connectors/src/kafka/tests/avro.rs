@@ -6,13 +6,73 @@ use super::*;
 use crate::avro::{AvroEncoder, AvroOptions, Framing, SchemaRegistry, WrittenSchema};
 
 #[tokio::test]
+async fn rows_are_written_with_a_schema_that_is_registered_first() {
+    use arrow::array::StringViewArray;
+    use freshet_core::rows::Rows;
+    use freshet_core::stream::{Claim, Epoch, Generation, PendingCommit, Wake};
+
+    #[derive(Debug)]
+    struct NoWake;
+
+    impl Wake for NoWake {
+        fn wake(&self) {}
+    }
+
+    let fixture = Fixture::new("avro-sink", 1, &[]).await;
+    let address = variable("FRESHET_TEST_SCHEMA_REGISTRY");
+    let options = json!({
+        "format": "avro",
+        "format_options": {"registry": address, "record_name": "shop.Item"},
+        "upsert": true,
+        "key": ["id"],
+    });
+    for guarantee in ["exactly_once", "at_least_once"] {
+        let mut of_sink = options.clone();
+        of_sink["guarantee"] = guarantee.into();
+        let sink = fixture.sink(of_sink);
+        let wakes: Vec<Arc<dyn Wake>> = vec![Arc::new(NoWake)];
+        let claim = Claim { generation: Generation(1), epoch: Epoch(u64::MAX) };
+        let mut writers = sink.open(claim, &wakes).await.expect("the schema is registered");
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 1]));
+        let names: ArrayRef = Arc::new(StringViewArray::from(vec![Some("a"), None, None]));
+        let batch =
+            RecordBatch::try_from_iter_with_nullable([("id", ids, true), ("name", names, true)]);
+        let kinds = vec![RowKind::Insert, RowKind::Insert, RowKind::Delete];
+        writers[0].write(Rows::changes(batch.expect("two columns"), kinds)).expect("written");
+        let part = writers[0].cut(Epoch(1)).expect("a cut").await.expect("staged");
+        let pending = [PendingCommit { epoch: Epoch(1), parts: vec![part] }];
+        sink.commit(Generation(1), &pending).await.expect("published");
+    }
+    let mut of_source = options;
+    of_source["tombstones"] = "delete".into();
+    of_source.as_object_mut().expect("an object").remove("upsert");
+    let source = fixture.source(of_source);
+    let seen = read(&source, &[0, 1], Start::Earliest, 6).await;
+    assert_eq!(seen.rows, ["+I 1,a", "+I 2,-", "-D 1,-", "+I 1,a", "+I 2,-", "-D 1,-"]);
+    // Who does not know us reads the same schema.
+    let url = format!("{address}/subjects/{}-value/versions/latest", fixture.topic);
+    let answer = reqwest::get(url).await.expect("the registry answers");
+    let answer: Value =
+        serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON");
+    let schema: Value =
+        serde_json::from_str(answer["schema"].as_str().expect("a schema")).expect("JSON");
+    assert_eq!(
+        schema,
+        json!({"type": "record", "name": "Item", "namespace": "shop", "fields": [
+            {"name": "id", "type": ["null", "long"], "default": null},
+            {"name": "name", "type": ["null", "string"], "default": null},
+        ]})
+    );
+}
+
+#[tokio::test]
 async fn messages_are_read_by_the_schema_that_they_name() {
     let mut fixture = Fixture::new("avro", 1, &[]).await;
     let address = variable("FRESHET_TEST_SCHEMA_REGISTRY");
     let options = AvroOptions { registry: Some(address.clone()), ..AvroOptions::default() };
     let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
     let batch = RecordBatch::try_from_iter([("id", ids)]).expect("one column");
-    let written = WrittenSchema::of(&batch.schema(), &options, None).expect("a schema");
+    let written = WrittenSchema::of(&batch.schema(), &options, &context()).expect("a schema");
     let registry = SchemaRegistry::new(&options, &std::env::temp_dir(), Arc::new(SystemClock));
     let registry = registry.expect("sound options").expect("an address");
     let subject = format!("{}-value", fixture.topic);
