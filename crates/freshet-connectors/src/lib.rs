@@ -14,6 +14,7 @@ pub mod options;
 pub mod parquet;
 pub mod postgres;
 pub mod print;
+pub mod sending;
 pub mod tail;
 pub mod values;
 

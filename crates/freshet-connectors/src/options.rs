@@ -2,8 +2,40 @@
 
 use freshet_core::config::nearest;
 use freshet_core::error::{Error, Result, code};
+use freshet_core::sink::Guarantee;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+/// What a sink of streams promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Promise {
+    /// Each row once, seen when its checkpoint is durable.
+    #[default]
+    ExactlyOnce,
+    /// Each row at least once, seen as it arrives.
+    AtLeastOnce,
+}
+
+impl From<Promise> for Guarantee {
+    fn from(promise: Promise) -> Self {
+        match promise {
+            Promise::ExactlyOnce => Self::ExactlyOnce,
+            Promise::AtLeastOnce => Self::AtLeastOnce,
+        }
+    }
+}
+
+/// The options beside a source or sink over those of its connection.
+pub fn over(connection: &Map<String, Value>, options: &Value) -> Value {
+    let mut merged = connection.clone();
+    if let Value::Object(options) = options {
+        merged.extend(options.clone());
+    }
+    Value::Object(merged)
+}
 
 /// Reads `options` as `T`. `path` is where they stand, e.g. `format_options`; empty at the top.
 pub fn parse<T: DeserializeOwned>(options: &Value, path: &str) -> Result<T> {

@@ -3,6 +3,8 @@
 //!
 //! The staging table is unlogged: it is emptied by a crash of the server. A commit therefore counts
 //! what is staged first, and is refused where rows are missing.
+//!
+//! As a sink of streams ([`stream`]) it stages rows beside the job's checkpoints instead.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,10 +14,11 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use freshet_core::EdgeCounts;
-use freshet_core::config::{HumanDuration, Secret};
+use freshet_core::config::{ByteSize, HumanDuration, Secret};
 use freshet_core::error::{Error, Result, code};
-use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role};
+use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, StreamSinkSpec};
 use freshet_core::sink::{Guarantee, LoadRequest, Sink, StagedLoad};
+use freshet_core::stream::StreamSink;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use schemars::JsonSchema;
@@ -25,10 +28,13 @@ use serde_json::Value;
 mod commit;
 mod connect;
 mod encode;
+mod changes;
 mod names;
+mod stream;
 #[cfg(test)]
 mod tests;
 
+use crate::options::Promise;
 use names::{Table, stage_name};
 
 /// Options of the `postgres` connector, in the connection or beside the load.
@@ -55,6 +61,21 @@ pub struct PostgresOptions {
     /// The schema of tables that name none, of staging tables and of the record of commits.
     /// Default: `public`.
     pub schema: String,
+
+    /// As a sink of streams: the table, `table` or `schema.table`; it is made where it is missing.
+    /// Default: the model's name.
+    pub table: Option<String>,
+    /// As a sink of streams: the columns that identify a row. With them rows replace those with the
+    /// same key, and rows that are taken back are deleted; without, rows are added. Default: the
+    /// model's `unique_key`.
+    pub key: Vec<String>,
+    /// As a sink of streams: what it promises: `exactly_once` stages rows with the checkpoint and
+    /// applies them in one transaction once it is durable; `at_least_once` writes them as they
+    /// arrive. Default: `exactly_once`.
+    pub guarantee: Promise,
+    /// As a sink of streams: bytes that are held before rows have to wait (`at_least_once`).
+    /// Default: `64MiB`.
+    pub max_held_bytes: ByteSize,
 }
 
 impl Default for PostgresOptions {
@@ -69,6 +90,10 @@ impl Default for PostgresOptions {
             sslrootcert: None,
             connect_timeout: HumanDuration(Duration::from_secs(10)),
             schema: "public".into(),
+            table: None,
+            key: Vec::new(),
+            guarantee: Promise::default(),
+            max_held_bytes: ByteSize::mib(64),
         }
     }
 }
@@ -112,8 +137,8 @@ impl Connector for PostgresConnector {
     fn info(&self) -> ConnectorInfo {
         ConnectorInfo {
             name: "postgres",
-            roles: &[Role::Sink],
-            summary: "Loads tables into PostgreSQL: binary COPY into a staging table, then one transaction.",
+            roles: &[Role::Sink, Role::StreamSink],
+            summary: "Writes tables of PostgreSQL: loads, appends, upserts and deletes, by binary COPY and one transaction.",
             guarantee: Some(Guarantee::ExactlyOnce),
             options: schemars::schema_for!(PostgresOptions),
         }
@@ -130,22 +155,39 @@ impl Connector for PostgresConnector {
         table: &str,
         context: &ConnectorContext,
     ) -> Result<Arc<dyn Sink>> {
-        let mut merged = context.connection.clone();
-        if let Value::Object(options) = options {
-            merged.extend(options.clone());
-        }
-        let mut options: PostgresOptions = crate::options::parse(&Value::Object(merged), "")?;
-        validate(&options)?;
-        if options.user.is_none() {
-            return Err(Error::new(code::CONFIG, "option \"user\" is required")
-                .hint("give the user of the postgres connection in `freshet.yml`"));
-        }
-        if let Some(path) = &mut options.sslrootcert {
-            *path = context.project_dir.join(&*path);
-        }
+        let options = read(options, context)?;
         let target = Table::parse(table, &options.schema)?;
         Ok(Arc::new(PostgresSink { options: Arc::new(options), target }))
     }
+
+    fn stream_sink(
+        &self,
+        options: &Value,
+        spec: &StreamSinkSpec,
+        context: &ConnectorContext,
+    ) -> Result<Arc<dyn StreamSink>> {
+        let mut options = read(options, context)?;
+        if options.key.is_empty() {
+            options.key.clone_from(&spec.unique_key);
+        }
+        options.key.iter().try_for_each(|column| spec.check_column("key", column))?;
+        Ok(Arc::new(stream::PostgresStream::new(options, spec, context)?))
+    }
+}
+
+/// The options over those of the connection, checked.
+fn read(options: &Value, context: &ConnectorContext) -> Result<PostgresOptions> {
+    let merged = crate::options::over(&context.connection, options);
+    let mut options: PostgresOptions = crate::options::parse(&merged, "")?;
+    validate(&options)?;
+    if options.user.is_none() {
+        return Err(Error::new(code::CONFIG, "option \"user\" is required")
+            .hint("give the user of the postgres connection in `freshet.yml`"));
+    }
+    if let Some(path) = &mut options.sslrootcert {
+        *path = context.project_dir.join(&*path);
+    }
+    Ok(options)
 }
 
 fn validate(options: &PostgresOptions) -> Result<()> {

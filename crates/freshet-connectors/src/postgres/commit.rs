@@ -145,7 +145,7 @@ pub(super) async fn commit(
 }
 
 /// What a name is in the catalogue: `r` for a table, `p` for a partitioned one, `v` for a view …
-async fn kind(client: &impl GenericClient, table: &Table) -> Result<Option<char>> {
+pub(super) async fn kind(client: &impl GenericClient, table: &Table) -> Result<Option<char>> {
     let row = client
         .query_opt(
             "select c.relkind from pg_catalog.pg_class c
@@ -189,7 +189,7 @@ async fn verify_stage(
 }
 
 /// Makes the target, or adds the columns that it lacks and compares the types of the others.
-async fn prepare_target(
+pub(super) async fn prepare_target(
     transaction: &Transaction<'_>,
     target: &Table,
     exists: bool,

@@ -308,7 +308,18 @@ impl Lake {
         request: StageRequest,
         rows: NewRows,
     ) -> BoxFuture<'a, Result<StagedChange>> {
-        Box::pin(async move { stage::stage(self, request, rows).await })
+        Box::pin(async move { stage::stage(self, request, rows, None).await })
+    }
+
+    /// As [`Lake::stage`] with a merge or a delete and insert, and the rows of the table that share
+    /// their key with one of `gone` are deleted beside. No key is in both.
+    pub fn stage_changes<'a>(
+        &'a self,
+        request: StageRequest,
+        rows: NewRows,
+        gone: NewRows,
+    ) -> BoxFuture<'a, Result<StagedChange>> {
+        Box::pin(async move { stage::stage(self, request, rows, Some(gone)).await })
     }
 
     /// Publishes a change. Where the table holds `transaction` or a later one already, nothing is

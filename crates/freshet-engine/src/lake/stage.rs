@@ -15,7 +15,7 @@ use super::rewrite::{Marks, Reader, Spans};
 use super::writer::{Batches, Target};
 use super::{
     ChangeCounts, DataFile, ExportFormat, Lake, NewRows, RemovedFile, Snapshot, StageMode,
-    StageRequest, StagedChange, TableMetadata, rewrite, schema,
+    StageRequest, StagedChange, TableMetadata, maintain, rewrite, schema,
 };
 use crate::session::query_error;
 
@@ -61,10 +61,12 @@ struct Shape {
     drops: bool,
 }
 
+/// As [`Lake::stage`]; rows with a key of `gone` are taken away beside.
 pub(super) async fn stage(
     lake: &Lake,
     request: StageRequest,
     rows: NewRows,
+    gone: Option<NewRows>,
 ) -> Result<StagedChange> {
     let shape = shape(&request, &rows.schema)?;
     let target = Arc::new(Target {
@@ -79,7 +81,7 @@ pub(super) async fn stage(
         name: None,
         written: Mutex::default(),
     });
-    match stage_on(&target, request, rows, shape).await {
+    match stage_on(lake, &target, request, rows, gone, shape).await {
         Ok(change) => Ok(change),
         Err(error) => {
             target.undo().await;
@@ -142,9 +144,11 @@ fn new_shape(request: &StageRequest, base: Option<&Snapshot>, rows: &SchemaRef) 
 }
 
 async fn stage_on(
+    lake: &Lake,
     target: &Arc<Target>,
     request: StageRequest,
     rows: NewRows,
+    gone: Option<NewRows>,
     shape: Shape,
 ) -> Result<StagedChange> {
     let spans = match &request.mode {
@@ -173,8 +177,18 @@ async fn stage_on(
     };
     let none = Vec::new();
     let base = request.base.as_ref().map_or(&none, |base| base.files.as_ref());
+    // Keys without a row lie in files of their own for as long as they are looked up.
+    let gone = match gone {
+        Some(gone) => target.write(fitted(target, gone, None, &outside)).await?,
+        None => Vec::new(),
+    };
+    let keyed = [adds.as_slice(), gone.as_slice()].concat();
     let mut replaced =
-        replaced(&reader, target, &request.mode, base, &adds, spans, &mut counts).await?;
+        replaced(&reader, target, &request.mode, base, &keyed, spans, &mut counts).await?;
+    if !gone.is_empty() {
+        let paths: Vec<_> = gone.into_iter().map(|file| file.path).collect();
+        maintain::delete(lake, &request.table, &paths).await?;
+    }
     if shape.drops {
         let touched: std::collections::HashSet<_> =
             replaced.files().map(|file| file.path.clone()).collect();

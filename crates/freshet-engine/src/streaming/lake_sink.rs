@@ -5,18 +5,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use freshet_core::error::code;
-use freshet_core::rows::Rows;
+use freshet_core::latest::latest;
+use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::sink::Guarantee;
+use freshet_core::staging::{Staging, StagingWriter};
 use freshet_core::stream::{
-    Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
+    Changes, Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
 };
 use freshet_core::{Error, Result};
 use freshet_project::OnSchemaChange;
 use futures::future::BoxFuture;
+use object_store::ObjectStore;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -48,6 +51,12 @@ pub struct LakeSink {
     app: String,
     figures: Arc<LakeFigures>,
     base: Arc<Mutex<Option<Snapshot>>>,
+    /// Columns that identify a row: rows replace those with the same key. None: rows are added.
+    key: Vec<String>,
+    /// Where rows with a key are kept until they are merged.
+    staging: Staging,
+    /// The generation whose predecessors' leftovers were swept.
+    swept: Arc<Mutex<Option<Generation>>>,
 }
 
 /// What became of the rows of a [`LakeSink`].
@@ -80,7 +89,18 @@ impl LakeSink {
             on_schema_change,
             figures: Arc::default(),
             base: Arc::default(),
+            key: Vec::new(),
+            staging: Staging::default(),
+            swept: Arc::default(),
         }
+    }
+
+    /// The same sink, merging: rows replace those with the same key, and rows that are taken back are
+    /// deleted. Without columns, rows are added.
+    #[must_use]
+    pub fn keyed(mut self, key: Vec<String>) -> Self {
+        self.key = key;
+        self
     }
 
     /// The same sink once more in one job: it commits under a number of its own.
@@ -147,6 +167,21 @@ impl LakeSink {
         Err(self.contended())
     }
 
+    /// What was staged and is committed goes, and what dead instances left.
+    async fn forget(&self, generation: Generation, pending: &[PendingCommit]) -> Result<()> {
+        let tokens: Vec<&Token> = pending.iter().flat_map(|pending| &pending.parts).collect();
+        self.staging.forget(&tokens).await;
+        if self.swept.lock().replace(generation) != Some(generation) {
+            self.staging.sweep(generation).await;
+        }
+        Ok(())
+    }
+
+    fn gone(&self) -> Error {
+        Error::new(code::LAKE, format!("table \"{}\" is gone", self.table))
+            .hint("somebody dropped it while a job writes to it")
+    }
+
     fn contended(&self) -> Error {
         let message = format!("table \"{}\" is committed to by others all the time", self.table);
         Error::new(code::LAKE_CONFLICT, message).retryable()
@@ -163,8 +198,19 @@ impl StreamSink for LakeSink {
         format!("table \"{}\" of the lake", self.table)
     }
 
+    fn changes(&self) -> Changes {
+        match self.key.as_slice() {
+            [] => Changes::Append,
+            key => Changes::Upsert { key: key.to_vec() },
+        }
+    }
+
     fn makes_files(&self) -> bool {
         true
+    }
+
+    fn stage_in(&self, store: Arc<dyn ObjectStore>) {
+        self.staging.keep_in(store);
     }
 
     fn open<'a, 'b, 'c>(
@@ -182,7 +228,7 @@ impl StreamSink for LakeSink {
 
     fn commit<'a, 'b, 'c>(
         &'a self,
-        _generation: Generation,
+        generation: Generation,
         pending: &'b [PendingCommit],
     ) -> BoxFuture<'c, Result<()>>
     where
@@ -190,7 +236,12 @@ impl StreamSink for LakeSink {
         'b: 'c,
         Self: 'c,
     {
-        Box::pin(commit(self, pending))
+        Box::pin(async move {
+            match self.key.is_empty() {
+                true => commit(self, pending).await,
+                false => merge(self, generation, pending).await,
+            }
+        })
     }
 }
 
@@ -212,7 +263,11 @@ async fn open(
         .hint("the job's checkpoints were deleted or set back: restore them, or drop the table"));
     }
     *sink.base.lock() = Some(snapshot);
-    let writer = |wake: &Arc<dyn Wake>| -> Box<dyn SinkWriter> {
+    let writer = |(task, wake): (usize, &Arc<dyn Wake>)| -> Box<dyn SinkWriter> {
+        if !sink.key.is_empty() {
+            let writer = sink.staging.writer(claim.generation, task, wake);
+            return Box::new(KeyedWriter { writer, figures: Arc::clone(&sink.figures) });
+        }
         Box::new(Writer {
             sink: sink.clone(),
             wake: Arc::clone(wake),
@@ -223,16 +278,13 @@ async fn open(
             files: Vec::new(),
         })
     };
-    Ok(wakes.iter().map(writer).collect())
+    Ok(wakes.iter().enumerate().map(writer).collect())
 }
 
 async fn commit(sink: &LakeSink, pending: &[PendingCommit]) -> Result<()> {
     let Some(last) = pending.last() else { return Ok(()) };
     for _ in 0..TRIES {
-        let snapshot = sink.lake.load(&sink.table, None).await?.ok_or_else(|| {
-            Error::new(code::LAKE, format!("table \"{}\" is gone", sink.table))
-                .hint("somebody dropped it while a job writes to it")
-        })?;
+        let snapshot = sink.lake.load(&sink.table, None).await?.ok_or_else(|| sink.gone())?;
         let held = sink.lake.last_transaction(&snapshot, &sink.app).await?;
         let mut adds: Vec<DataFile> = Vec::new();
         for part in pending.iter().filter(|p| p.epoch.0 > held).flat_map(|p| &p.parts) {
@@ -277,6 +329,96 @@ async fn commit(sink: &LakeSink, pending: &[PendingCommit]) -> Result<()> {
     Err(sink.contended())
 }
 
+/// Merges what was staged: the last change of each key, of all epochs at once.
+async fn merge(sink: &LakeSink, generation: Generation, pending: &[PendingCommit]) -> Result<()> {
+    let Some(last) = pending.last() else { return Ok(()) };
+    // The rows of epochs behind the first number, read once.
+    let mut read: Option<(u64, Rows, u64)> = None;
+    for _ in 0..TRIES {
+        let snapshot = sink.lake.load(&sink.table, None).await?.ok_or_else(|| sink.gone())?;
+        let held = sink.lake.last_transaction(&snapshot, &sink.app).await?;
+        if last.epoch.0 <= held {
+            return sink.forget(generation, pending).await;
+        }
+        let (changes, given) = match &read {
+            Some((from, changes, given)) if *from == held => (changes, *given),
+            _ => {
+                let mut rows = Vec::new();
+                for part in pending.iter().filter(|p| p.epoch.0 > held).flat_map(|p| &p.parts) {
+                    rows.extend(sink.staging.read(part).await?);
+                }
+                let given: u64 = rows.iter().map(|rows| rows.len() as u64).sum();
+                let changes = latest(&sink.schema, &rows, &sink.key)?;
+                let (_, changes, given) = read.insert((held, changes, given));
+                (&*changes, *given)
+            }
+        };
+        let request = StageRequest {
+            table: sink.table.clone(),
+            base: Some(snapshot),
+            mode: StageMode::Merge { unique_key: sink.key.clone() },
+            partition_by: sink.partition_by.clone(),
+            on_schema_change: sink.on_schema_change,
+            parameters: BTreeMap::from([
+                ("writer".into(), sink.app.clone()),
+                ("epoch".into(), last.epoch.to_string()),
+            ]),
+        };
+        let adds = (0..changes.len()).map(|row| Some(changes.kind(row).adds())).collect();
+        let gone = arrow::compute::not(&adds).map_err(arrow_error)?;
+        let some = |which: &BooleanArray| -> Result<NewRows> {
+            let rows = changes.clone().filter(which)?.into_batch();
+            let batches = if rows.num_rows() == 0 { Vec::new() } else { vec![Ok(rows)] };
+            let stream = futures::stream::iter(batches);
+            let stream = RecordBatchStreamAdapter::new(Arc::clone(&sink.schema), stream);
+            Ok(NewRows { schema: Arc::clone(&sink.schema), streams: vec![Box::pin(stream)] })
+        };
+        let change = sink.lake.stage_changes(request, some(&adds)?, some(&gone)?).await?;
+        if change.adds.is_empty() && change.removes.is_empty() {
+            // The table does not hold the epoch, so that what was staged must stay: it is looked at again.
+            return Ok(());
+        }
+        let transaction = Transaction { app: sink.app.clone(), number: last.epoch.0 };
+        match sink.lake.commit(&change, &transaction, &BTreeMap::new()).await {
+            Ok(committed) => {
+                if committed.written {
+                    sink.figures.committed.fetch_add(given, Ordering::Relaxed);
+                    sink.figures.commits.fetch_add(1, Ordering::Relaxed);
+                }
+                return sink.forget(generation, pending).await;
+            }
+            // Somebody else has changed the table: which rows go has to be found out anew.
+            Err(error) if error.code() == code::LAKE_CONFLICT => {
+                sink.lake.discard(&change).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(sink.contended())
+}
+
+/// Hands rows to the staging, and counts them.
+#[derive(Debug)]
+struct KeyedWriter {
+    writer: StagingWriter,
+    figures: Arc<LakeFigures>,
+}
+
+impl SinkWriter for KeyedWriter {
+    fn write(&mut self, rows: Rows) -> Result<()> {
+        self.figures.written.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        self.writer.write(rows)
+    }
+
+    fn has_room(&self) -> bool {
+        self.writer.has_room()
+    }
+
+    fn cut(&mut self, epoch: Epoch) -> Result<BoxFuture<'static, Result<Token>>> {
+        self.writer.cut(epoch)
+    }
+}
+
 #[derive(Debug)]
 struct Writer {
     sink: LakeSink,
@@ -298,7 +440,7 @@ impl SinkWriter for Writer {
                 code::SQL,
                 format!("table \"{}\" is only appended to, and rows of it are taken back", self.sink.table),
             )
-            .hint("a source of upserts cannot be written as it is: read it as a topic that only grows"));
+            .hint("name the columns that identify a row as the model's `unique_key`"));
         }
         self.sink.figures.written.fetch_add(rows.len() as u64, Ordering::Relaxed);
         self.bytes += rows.bytes();

@@ -158,7 +158,8 @@ impl Engine {
                 Arc::clone(schema),
                 node.config.partition_by.clone(),
                 node.config.on_schema_change,
-            );
+            )
+            .keyed(node.config.unique_key.clone());
             let figures = sink.figures();
             return Ok(("table".into(), Arc::new(sink), figures));
         }
