@@ -17,6 +17,7 @@ pub mod print;
 pub mod sending;
 pub mod tail;
 pub mod values;
+pub mod webhook;
 
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ pub fn registry() -> Registry {
         Arc::new(tail::TailConnector::new(formats())),
         Arc::new(postgres::PostgresConnector),
         Arc::new(print::PrintConnector),
+        Arc::new(webhook::WebhookConnector),
         Arc::new(blackhole::BlackholeConnector),
     ];
     connectors.extend(

@@ -10,6 +10,7 @@ pub mod kill;
 pub mod lying;
 pub mod seeds;
 pub mod sim;
+pub mod stream_sinks;
 
 pub use clock::TestClock;
 pub use fault::{FaultFs, Mutant};

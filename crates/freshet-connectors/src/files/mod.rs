@@ -15,6 +15,7 @@ mod plan;
 mod reader;
 pub mod s3;
 mod scan;
+mod sink;
 mod stitch;
 mod work;
 mod worker;
@@ -24,10 +25,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use freshet_core::config::ByteSize;
 use freshet_core::error::{Error, Result, code};
-use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec};
+use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec, StreamSinkSpec};
+use freshet_core::sink::Guarantee;
 use freshet_core::source::{
     Boundedness, Overlay, Position, Scan, Source, Split, SplitReader, SplitRequest,
 };
+use freshet_core::stream::StreamSink;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -135,15 +138,32 @@ impl Connector for FilesConnector {
     fn info(&self) -> ConnectorInfo {
         ConnectorInfo {
             name: "files",
-            roles: &[Role::Source],
+            roles: &[Role::Source, Role::StreamSink],
             summary: "files of a local folder or an S3-compatible bucket",
-            guarantee: None,
+            guarantee: Some(Guarantee::ExactlyOnce),
             options: schemars::schema_for!(FilesOptions),
         }
     }
 
     fn validate(&self, options: &Value) -> Result<()> {
         self.read_options(options).map(|_| ())
+    }
+
+    fn stream_sink_options(&self) -> Option<schemars::Schema> {
+        Some(schemars::schema_for!(sink::FilesSinkOptions))
+    }
+
+    fn validate_stream_sink(&self, options: &Value) -> Result<()> {
+        sink::FilesSinkOptions::read(options).map(drop)
+    }
+
+    fn stream_sink(
+        &self,
+        options: &Value,
+        spec: &StreamSinkSpec,
+        context: &ConnectorContext,
+    ) -> Result<Arc<dyn StreamSink>> {
+        Ok(Arc::new(sink::FilesSink::new(sink::FilesSinkOptions::read(options)?, spec, context)?))
     }
 
     fn source(

@@ -9,7 +9,7 @@ mod consumers;
 mod decode;
 mod frame;
 mod keys;
-mod os;
+pub(crate) mod os;
 mod partition;
 mod place;
 mod reader;

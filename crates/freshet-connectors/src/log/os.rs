@@ -17,7 +17,7 @@ const OPEN: usize = 64;
 
 /// The operating system's file system.
 #[derive(Debug, Default)]
-pub(super) struct OsFiles {
+pub(crate) struct OsFiles {
     /// Files that were written to, the latest last.
     open: Mutex<Vec<(PathBuf, Arc<File>)>>,
 }

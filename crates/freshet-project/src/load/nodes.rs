@@ -216,6 +216,8 @@ impl Loader<'_> {
         if let Some(name) = &sink.connection
             && let Some(connection) = self.settings.connections.find(name, at(), self.findings)
             && connection.connector != sink.connector
+            // Where a bucket is, is no connector.
+            && connection.connector != "s3"
         {
             let message = format!(
                 "connection \"{name}\" is one of connector \"{}\", and the sink is \"{}\"",

@@ -211,7 +211,7 @@ impl StreamSink for KafkaSink {
         self.make_topic().await?;
         let partitions = publisher.partitions().await?;
         if self.options.guarantee == Promise::ExactlyOnce {
-            publisher.open(generation).await?;
+            publisher.open(claim).await?;
         }
         let mut writers: Vec<Box<dyn SinkWriter>> = Vec::with_capacity(wakes.len());
         for (index, wake) in wakes.iter().enumerate() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use freshet_core::error::{Error, Result, code};
-use freshet_core::stream::{Epoch, Generation};
+use freshet_core::stream::{Claim, Epoch, Generation};
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::txn_offset_commit_request::{
@@ -73,9 +73,20 @@ impl Publisher {
     }
 
     /// Takes over: nothing that an older producer does counts from now on.
-    pub async fn open(&mut self, generation: Generation) -> Result<()> {
+    pub async fn open(&mut self, claim: Claim) -> Result<()> {
         self.session = None;
+        let generation = claim.generation;
         let epoch = self.begin(generation).await?.mark.and_then(|mark| mark.epoch);
+        if let Some(held) = epoch.filter(|held| *held > claim.epoch) {
+            return Err(Error::new(
+                code::STATE,
+                format!(
+                    "topic \"{}\" holds epoch {held} of \"{}\", whose checkpoints end at {}",
+                    self.topic, self.id, claim.epoch
+                ),
+            )
+            .hint("the job's checkpoints were deleted or set back: restore them, or choose another `transactional_id`"));
+        }
         // Those of earlier generations that come late see this.
         self.attempt(Mark { generation, epoch }, &[]).await
     }
