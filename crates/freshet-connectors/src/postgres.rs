@@ -25,10 +25,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+mod changes;
 mod commit;
 mod connect;
 mod encode;
-mod changes;
 mod names;
 mod stream;
 #[cfg(test)]

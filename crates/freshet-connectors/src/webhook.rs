@@ -16,9 +16,7 @@ use bytes::Bytes;
 use freshet_core::clock::Clock;
 use freshet_core::config::{ByteSize, HumanDuration, Secret};
 use freshet_core::error::{Error, Result, ResultExt, code};
-use freshet_core::registry::{
-    Connector, ConnectorContext, ConnectorInfo, Role, StreamSinkSpec,
-};
+use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, StreamSinkSpec};
 use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::sink::Guarantee;
 use freshet_core::staging::Staging;
@@ -93,7 +91,10 @@ impl WebhookOptions {
 
     fn header_map(&self) -> Result<HeaderMap> {
         let wrong = |name: &str| {
-            Error::new(code::CONFIG, format!("option \"headers\" is wrong: \"{name}\" is no header"))
+            Error::new(
+                code::CONFIG,
+                format!("option \"headers\" is wrong: \"{name}\" is no header"),
+            )
         };
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
@@ -103,7 +104,8 @@ impl WebhookOptions {
             headers.insert(header, value);
         }
         HeaderName::from_bytes(self.key_header.as_bytes()).map_err(|_| {
-            let message = format!("option \"key_header\" is wrong: \"{}\" is no header", self.key_header);
+            let message =
+                format!("option \"key_header\" is wrong: \"{}\" is no header", self.key_header);
             Error::new(code::CONFIG, message)
         })?;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
@@ -203,7 +205,8 @@ impl Webhook {
                 }
                 Ok(answer) => {
                     let status = answer.status();
-                    let asked = answer.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok());
+                    let asked =
+                        answer.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok());
                     let asked = asked.and_then(|wait| wait.parse().ok()).map(Duration::from_secs);
                     let text = answer.text().await.unwrap_or_default();
                     let text: String = text.chars().take(SHOWN).collect();
@@ -219,9 +222,14 @@ impl Webhook {
                 // The URL may hold a secret.
                 Err(error) => (error.without_url().to_string(), None),
             };
-            let pause = asked.map_or_else(|| with_jitter(wait, &*self.clock), |asked| asked.min(LONGEST_WAIT));
-            tracing::warn!(pipeline = self.writer, problem, wait_ms = pause.as_millis() as u64,
-                "rows are posted again");
+            let pause = asked
+                .map_or_else(|| with_jitter(wait, &*self.clock), |asked| asked.min(LONGEST_WAIT));
+            tracing::warn!(
+                pipeline = self.writer,
+                problem,
+                wait_ms = pause.as_millis() as u64,
+                "rows are posted again"
+            );
             tokio::time::sleep(pause).await;
             wait = (wait * 2).min(Duration::from_secs(60));
         }
@@ -234,7 +242,8 @@ impl Webhook {
             let values: ArrayRef = Arc::new(StructArray::from(rows.batch().clone()));
             let field = Arc::new(Field::new("row", values.data_type().clone(), true));
             let options = EncoderOptions::default().with_explicit_nulls(true);
-            let mut encoder = make_encoder(&field, values.as_ref(), &options).map_err(arrow_error)?;
+            let mut encoder =
+                make_encoder(&field, values.as_ref(), &options).map_err(arrow_error)?;
             for row in 0..rows.len() {
                 let begin = body.len();
                 encoder.encode(row, &mut body);

@@ -5,6 +5,10 @@ use std::io::Cursor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::error::{Error, Result, ResultExt, code};
+use crate::latest::kind_column;
+use crate::rows::{RowKind, Rows, arrow_error};
+use crate::stream::{Epoch, Generation, SinkWriter, Token, Wake};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type};
 use arrow::ipc::reader::StreamReader;
@@ -12,10 +16,6 @@ use arrow::ipc::writer::StreamWriter;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use crate::error::{Error, Result, ResultExt, code};
-use crate::latest::kind_column;
-use crate::rows::{RowKind, Rows, arrow_error};
-use crate::stream::{Epoch, Generation, SinkWriter, Token, Wake};
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use object_store::path::Path;
@@ -69,7 +69,12 @@ impl Staging {
     }
 
     /// A writer that stages what it is given; `task` is its place among those of its generation.
-    pub fn writer(&self, generation: Generation, task: usize, wake: &Arc<dyn Wake>) -> StagingWriter {
+    pub fn writer(
+        &self,
+        generation: Generation,
+        task: usize,
+        wake: &Arc<dyn Wake>,
+    ) -> StagingWriter {
         StagingWriter {
             staging: self.clone(),
             name: format!("{}-{task}", generation.0),
@@ -106,7 +111,9 @@ impl Staging {
         for chunk in chunks(token)? {
             let bytes = match (&chunk.inline, &chunk.object) {
                 (Some(text), _) => Bytes::from(
-                    STANDARD.decode(text).or_code(code::STATE, || "a token is damaged".to_owned())?,
+                    STANDARD
+                        .decode(text)
+                        .or_code(code::STATE, || "a token is damaged".to_owned())?,
                 ),
                 (None, Some(path)) => {
                     let store = self.store.lock().clone().ok_or_else(|| {

@@ -25,7 +25,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use freshet_core::config::ByteSize;
 use freshet_core::error::{Error, Result, code};
-use freshet_core::registry::{Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec, StreamSinkSpec};
+use freshet_core::registry::{
+    Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec, StreamSinkSpec,
+};
 use freshet_core::sink::Guarantee;
 use freshet_core::source::{
     Boundedness, Overlay, Position, Scan, Source, Split, SplitReader, SplitRequest,

@@ -19,9 +19,7 @@ use freshet_core::rows::Rows;
 use freshet_core::sink::Guarantee;
 use freshet_core::staging::Staging;
 use freshet_core::store::LocalStore;
-use freshet_core::stream::{
-    Claim, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
-};
+use freshet_core::stream::{Claim, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
@@ -133,13 +131,13 @@ impl FilesSink {
         }
         let opened: Arc<dyn ObjectStore> = match &self.folder {
             Folder::Bucket(bucket) => Arc::clone(bucket),
-            Folder::Local(path) => {
-                Arc::new(LocalStore::new(Arc::new(OsFiles::default()), path.clone()).map_err(|error| {
+            Folder::Local(path) => Arc::new(
+                LocalStore::new(Arc::new(OsFiles::default()), path.clone()).map_err(|error| {
                     Error::new(code::LOAD, format!("could not open folder \"{}\"", path.display()))
                         .caused_by(error)
                         .retryable()
-                })?)
-            }
+                })?,
+            ),
         };
         *store = Some(Arc::clone(&opened));
         Ok(opened)
@@ -150,14 +148,18 @@ impl FilesSink {
     }
 
     /// Writes the files of a commit, and marks it as done.
-    async fn write(&self, record: &Record, commit: &Commit, pending: &[PendingCommit]) -> Result<()> {
+    async fn write(
+        &self,
+        record: &Record,
+        commit: &Commit,
+        pending: &[PendingCommit],
+    ) -> Result<()> {
         let store = self.store()?;
         let (mut names, mut total) = (Vec::new(), 0);
         let mut gathered: Vec<Rows> = Vec::new();
         let mut bytes = 0;
-        let within = |pending: &&PendingCommit| {
-            (commit.from..=commit.to).contains(&pending.epoch.0)
-        };
+        let within =
+            |pending: &&PendingCommit| (commit.from..=commit.to).contains(&pending.epoch.0);
         for part in pending.iter().filter(within).flat_map(|pending| &pending.parts) {
             for rows in self.staging.read(part).await? {
                 total += rows.len() as u64;
@@ -165,7 +167,8 @@ impl FilesSink {
                 gathered.push(rows);
                 if bytes >= self.options.file_bytes.0 {
                     bytes = 0;
-                    self.write_file(&*store, commit, std::mem::take(&mut gathered), &mut names).await?;
+                    self.write_file(&*store, commit, std::mem::take(&mut gathered), &mut names)
+                        .await?;
                 }
             }
         }
@@ -185,13 +188,15 @@ impl FilesSink {
         let FilesSinkOptions { format, compression, .. } = self.options;
         let extension = encode::extension(format, compression);
         let name = format!("part-{}-{:020}-{:04}{extension}", self.job, commit.number, names.len());
-        let encoding = tokio::task::spawn_blocking(move || encode::file(format, compression, &rows));
+        let encoding =
+            tokio::task::spawn_blocking(move || encode::file(format, compression, &rows));
         let bytes = encoding
             .await
             .map_err(|error| Error::internal("encoding a file ended early").caused_by(error))??;
         store.put(&Path::from(name.as_str()), PutPayload::from(Bytes::from(bytes))).await.map_err(
             |error| {
-                let message = format!("could not write file \"{name}\" of \"{}\"", self.options.path);
+                let message =
+                    format!("could not write file \"{name}\" of \"{}\"", self.options.path);
                 Error::new(code::LOAD, message).caused_by(error).retryable()
             },
         )?;

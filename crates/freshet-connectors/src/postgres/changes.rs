@@ -162,7 +162,8 @@ impl Target {
             .await
             .map_err(|error| self.refused(error))?;
         let Some(row) = row else {
-            let message = format!("job \"{}\" has no row in table \"{}\"", self.job, self.streams());
+            let message =
+                format!("job \"{}\" has no row in table \"{}\"", self.job, self.streams());
             return Err(Error::new(code::STATE, message)
                 .hint("somebody removed it while the job writes: start the job again"));
         };
@@ -256,10 +257,13 @@ impl Target {
             return Ok(());
         }
         if rows.iter().any(|rows| rows.kinds().is_some()) {
-            let message =
-                format!("table \"{}\" is only appended to, and rows of it are taken back", self.table);
-            return Err(Error::new(code::SQL, message)
-                .hint("name the columns that identify a row as `key`, or as `unique_key` of the model"));
+            let message = format!(
+                "table \"{}\" is only appended to, and rows of it are taken back",
+                self.table
+            );
+            return Err(Error::new(code::SQL, message).hint(
+                "name the columns that identify a row as `key`, or as `unique_key` of the model",
+            ));
         }
         let names: Vec<String> = self.columns.iter().map(|column| quote(&column.name)).collect();
         let copy =
@@ -324,14 +328,18 @@ impl Target {
             all.iter().filter(|name| !key.contains(name)).map(|name| quote(name)).collect();
         for condition in &conditions {
             if any_gone {
-                run(format!("delete from {target} t using {CHANGES} s where s.{GONE} and {condition}"))
-                    .await?;
+                run(format!(
+                    "delete from {target} t using {CHANGES} s where s.{GONE} and {condition}"
+                ))
+                .await?;
             }
             if !others.is_empty() {
                 let set: Vec<String> =
                     others.iter().map(|name| format!("{name} = s.{name}")).collect();
-                let differs: Vec<String> =
-                    others.iter().map(|name| format!("t.{name} is distinct from s.{name}")).collect();
+                let differs: Vec<String> = others
+                    .iter()
+                    .map(|name| format!("t.{name} is distinct from s.{name}"))
+                    .collect();
                 run(format!(
                     "update {target} t set {} from {CHANGES} s
                      where not s.{GONE} and {condition} and ({})",

@@ -102,9 +102,7 @@ impl StreamSink for PostgresStream {
         *self.client.lock().await = Some(client);
         let writer = |(task, wake)| -> Box<dyn SinkWriter> {
             match self.promise {
-                Promise::ExactlyOnce => {
-                    Box::new(self.staging.writer(claim.generation, task, wake))
-                }
+                Promise::ExactlyOnce => Box::new(self.staging.writer(claim.generation, task, wake)),
                 Promise::AtLeastOnce => Box::new(SendingWriter::start(
                     Carrier {
                         target: Arc::clone(&self.target),

@@ -47,7 +47,9 @@ fn parquet_rows(bytes: Vec<u8>) -> Vec<String> {
         let ids = batch.column(0).as_primitive::<Int64Type>().clone();
         let values = arrow::compute::cast(batch.column(1), &DataType::Utf8).expect("text");
         let values = values.as_string::<i32>();
-        rows.extend((0..batch.num_rows()).map(|row| format!("{} {}", ids.value(row), values.value(row))));
+        rows.extend(
+            (0..batch.num_rows()).map(|row| format!("{} {}", ids.value(row), values.value(row))),
+        );
     }
     rows
 }

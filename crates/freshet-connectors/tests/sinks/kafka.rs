@@ -77,14 +77,17 @@ impl SinkUnderTest for Topic {
             decoder.add(partition);
         }
         let (mut rows, mut keys) = (Vec::new(), BTreeMap::new());
-        while let Ok(block) = tokio::time::timeout(Duration::from_millis(700), fetcher.fetch()).await {
+        while let Ok(block) =
+            tokio::time::timeout(Duration::from_millis(700), fetcher.fetch()).await
+        {
             let block = block.expect("a block").expect("topics do not end");
             let mut out = Decoded::default();
             decoder.decode(&block, &mut out).expect("a sound block");
             assert!(out.rejects.is_empty(), "{:?}", out.rejects);
             for (number, batch) in out.batches.iter().enumerate() {
                 let ids = batch.column(0).as_primitive::<Int64Type>();
-                let values = arrow::compute::cast(batch.column(1), &arrow::datatypes::DataType::Utf8);
+                let values =
+                    arrow::compute::cast(batch.column(1), &arrow::datatypes::DataType::Utf8);
                 let values = values.expect("text");
                 let values = values.as_string::<i32>();
                 for row in 0..batch.num_rows() {

@@ -75,7 +75,8 @@ async fn appended_tables_conform() {
 
 #[tokio::test]
 async fn merged_tables_conform() {
-    conforms(async |case| Table::new(&format!("sink_merge_{case}"), &["id"], json!({})).await).await;
+    conforms(async |case| Table::new(&format!("sink_merge_{case}"), &["id"], json!({})).await)
+        .await;
 }
 
 mod at_once {
@@ -126,7 +127,9 @@ mod at_once {
         let changes = [UpdateBefore, UpdateAfter, Delete];
         writers[0].write(rows(&[None, None, Some(2)], &changes)).expect("written");
         writers[0].cut(Epoch(2)).expect("a cut").await.expect("all arrived");
-        let left = table.query("select coalesce(id::text, '-') || ' ' || value from model order by 1").await;
+        let left = table
+            .query("select coalesce(id::text, '-') || ' ' || value from model order by 1")
+            .await;
         assert_eq!(left, ["- v1", "1 v0"]);
         // The next instance keeps the one before from writing.
         table.sink().open(claim(2), &[wake]).await.expect("opened");
@@ -141,11 +144,7 @@ mod at_once {
 async fn tables_that_cannot_take_the_rows_are_refused_when_opening() {
     let table = Table::new("sink_other", &[], json!({})).await;
     table.query("select 'x' from (select 1) x").await;
-    table
-        .client
-        .batch_execute("create table sink_other.model (id text)")
-        .await
-        .expect("a table");
+    table.client.batch_execute("create table sink_other.model (id text)").await.expect("a table");
     let claim = freshet_core::stream::Claim {
         generation: freshet_core::stream::Generation(1),
         epoch: freshet_core::stream::Epoch(1),

@@ -21,7 +21,8 @@ type Seen = Arc<Mutex<Vec<(String, u16, String)>>>;
 /// Answers requests with these codes in turn, then with 204.
 async fn receiver(codes: &[u16]) -> (String, Seen) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = format!("http://{}/hook?token=hidden", listener.local_addr().expect("an address"));
+    let address =
+        format!("http://{}/hook?token=hidden", listener.local_addr().expect("an address"));
     let seen = Seen::default();
     let (mut codes, told) = (codes.to_vec().into_iter(), Arc::clone(&seen));
     tokio::spawn(async move {
@@ -45,8 +46,9 @@ async fn receiver(codes: &[u16]) -> (String, Seen) {
             let code = codes.next().unwrap_or(204);
             told.lock().push((header(&head, "idempotency-key"), code, body));
             let retry = if code == 429 { "retry-after: 0\r\n" } else { "" };
-            let answer =
-                format!("HTTP/1.1 {code} x\r\n{retry}content-length: 0\r\nconnection: close\r\n\r\n");
+            let answer = format!(
+                "HTTP/1.1 {code} x\r\n{retry}content-length: 0\r\nconnection: close\r\n\r\n"
+            );
             stream.write_all(answer.as_bytes()).await.expect("answered");
         }
     });
@@ -107,7 +109,8 @@ async fn batches_are_posted_until_they_are_taken_and_keep_their_keys() {
     let other = sink("webhook", &options, &[]);
     other.stage_in(store);
     other.commit(Generation(2), &[pending]).await.expect("posted");
-    let again: Vec<_> = seen.lock().iter().map(|(key, _, body)| (key.clone(), body.clone())).collect();
+    let again: Vec<_> =
+        seen.lock().iter().map(|(key, _, body)| (key.clone(), body.clone())).collect();
     assert_eq!(again[0], (first[0].0.clone(), first[0].2.clone()));
     assert_eq!(again[1], (first[3].0.clone(), first[3].2.clone()));
 }

@@ -438,7 +438,10 @@ impl SinkWriter for Writer {
             // The user's to mend: beginning again would meet the same rows.
             return Err(Error::new(
                 code::SQL,
-                format!("table \"{}\" is only appended to, and rows of it are taken back", self.sink.table),
+                format!(
+                    "table \"{}\" is only appended to, and rows of it are taken back",
+                    self.sink.table
+                ),
             )
             .hint("name the columns that identify a row as the model's `unique_key`"));
         }

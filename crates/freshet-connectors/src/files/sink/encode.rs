@@ -116,7 +116,9 @@ pub(super) fn file(
             encoder.write_all(&plain).or_code(code::LOAD, failed)?;
             encoder.finish().or_code(code::LOAD, failed)
         }
-        FileCompression::Zstd => zstd::stream::encode_all(plain.as_slice(), 0).or_code(code::LOAD, failed),
+        FileCompression::Zstd => {
+            zstd::stream::encode_all(plain.as_slice(), 0).or_code(code::LOAD, failed)
+        }
     }
 }
 
@@ -131,7 +133,9 @@ fn as_text(batch: &RecordBatch) -> Result<RecordBatch> {
         );
         if is_bytes {
             let text = arrow::compute::cast(column, &DataType::Utf8View)
-                .or_code(code::LOAD, || format!("column \"{}\" holds bytes that are no text", field.name()))?;
+                .or_code(code::LOAD, || {
+                    format!("column \"{}\" holds bytes that are no text", field.name())
+                })?;
             fields.push(field.as_ref().clone().with_data_type(DataType::Utf8View));
             columns.push(text);
         } else {

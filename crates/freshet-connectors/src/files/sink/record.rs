@@ -70,9 +70,12 @@ impl Record {
     }
 
     fn failed(&self, what: &str, error: object_store::Error) -> Error {
-        Error::new(code::LOAD, format!("could not {what} the record of commits \"{}\"", self.folder))
-            .caused_by(error)
-            .retryable()
+        Error::new(
+            code::LOAD,
+            format!("could not {what} the record of commits \"{}\"", self.folder),
+        )
+        .caused_by(error)
+        .retryable()
     }
 
     /// The numbers of entries, and of those that are done, ascending.

@@ -161,10 +161,11 @@ impl KafkaSink {
             Err(error) if error.chain().contains("TopicAlreadyExists") => {}
             other => return other,
         }
-        // Its partitions have no leaders yet.
-        retrying(self.cluster.options.request_timeout, || self.cluster.topic(&self.topic))
-            .await
-            .map(drop)
+        // Brokers hear of it one after another, and its partitions have no leaders yet.
+        retrying(self.cluster.options.request_timeout, || async {
+            self.cluster.topic(&self.topic).await.map(drop).map_err(Error::retryable)
+        })
+        .await
     }
 
     fn stage(&self) -> Stage {
