@@ -12,7 +12,7 @@ use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::config::{HumanDuration, Share};
 use freshet_core::record::Decoded;
 use freshet_core::registry::SourceSpec;
-use freshet_core::stream::{Start, StreamSink};
+use freshet_core::stream::{Decoding, Start, StreamSink};
 use freshet_core::{ColumnType, Contract, ContractColumn};
 use freshet_testkit::stream_sinks::{SinkUnderTest, conforms};
 use serde_json::{Value, json};
@@ -82,7 +82,8 @@ impl SinkUnderTest for Topic {
         {
             let block = block.expect("a block").expect("topics do not end");
             let mut out = Decoded::default();
-            decoder.decode(&block, &mut out).expect("a sound block");
+            let decoding = decoder.decode(&block, &mut out).expect("a sound block");
+            assert_eq!(decoding, Decoding::Done);
             assert!(out.rejects.is_empty(), "{:?}", out.rejects);
             for (number, batch) in out.batches.iter().enumerate() {
                 let ids = batch.column(0).as_primitive::<Int64Type>();

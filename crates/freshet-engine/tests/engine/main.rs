@@ -5,6 +5,7 @@ mod functions;
 mod lake;
 mod operators;
 mod slt;
+mod stream_sinks;
 mod streaming;
 mod streaming_cases;
 mod unit_tests;

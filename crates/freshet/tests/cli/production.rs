@@ -14,14 +14,14 @@ fn environment() -> &'static str {
     rest.split_once("```").expect("the block ends").0
 }
 
-fn server() -> tokio_postgres::Config {
+pub fn server() -> tokio_postgres::Config {
     let address = std::env::var("FRESHET_TEST_POSTGRES")
         .expect("FRESHET_TEST_POSTGRES names a server: `cargo xtask test` starts one");
     address.parse().expect("FRESHET_TEST_POSTGRES is a connection string")
 }
 
 /// The rows of a query, values parted by spaces.
-fn query(sql: &str) -> Vec<String> {
+pub fn query(sql: &str) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a thread").block_on(async {
         let (client, connection) = server().connect(NoTls).await.expect("the server answers");
