@@ -4,7 +4,7 @@
 //! The staging table is unlogged: it is emptied by a crash of the server. A commit therefore counts
 //! what is staged first, and is refused where rows are missing.
 //!
-//! As a sink of streams ([`stream`]) it stages rows beside the job's checkpoints instead.
+//! As a sink of streams it stages rows beside the job's checkpoints instead.
 
 use std::path::PathBuf;
 use std::sync::Arc;

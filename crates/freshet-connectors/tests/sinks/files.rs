@@ -7,12 +7,15 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Int64Type};
 use async_trait::async_trait;
 use bytes::Bytes;
+use freshet_connectors::registry;
+use freshet_core::registry::ConnectorContext;
 use freshet_core::stream::StreamSink;
 use freshet_testkit::stream_sinks::{SinkUnderTest, conforms};
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 
-use super::{sink, try_sink};
+use super::{context, sink, spec, try_sink, variable};
 
 struct Folder {
     temp: tempfile::TempDir,
@@ -100,6 +103,56 @@ async fn folders_of_lines_conform() {
 #[tokio::test]
 async fn folders_of_csv_conform() {
     conforms(async |_| Folder::new("csv")).await;
+}
+
+/// A folder of a bucket.
+struct Bucket {
+    store: Arc<dyn ObjectStore>,
+    connection: serde_json::Map<String, Value>,
+    folder: String,
+}
+
+impl Bucket {
+    fn new() -> Self {
+        let connection = json!({
+            "endpoint": variable("FRESHET_TEST_S3"), "access_key_id": "test",
+            "secret_access_key": "test", "region": "us-east-1",
+        });
+        let connection = connection.as_object().expect("a mapping").clone();
+        let store = freshet_connectors::files::s3::open("freshet-test", &connection);
+        let temp = tempfile::tempdir().expect("a folder");
+        let unique = temp.path().file_name().and_then(|name| name.to_str()).expect("a name");
+        let folder = format!("sinks/{}", unique.trim_start_matches('.'));
+        Self { store: store.expect("a bucket"), connection, folder }
+    }
+}
+
+#[async_trait]
+impl SinkUnderTest for Bucket {
+    fn sink(&self) -> Arc<dyn StreamSink> {
+        let path = format!("s3://freshet-test/{}", self.folder);
+        let options = json!({ "path": path, "format": "parquet" });
+        let context = ConnectorContext { connection: self.connection.clone(), ..context() };
+        let registry = registry();
+        let connector = registry.get("files").expect("it is there");
+        connector.stream_sink(&options, &spec(&[]), &context).expect("valid options")
+    }
+
+    async fn rows(&self, _: usize) -> Vec<String> {
+        let folder = object_store::path::Path::from(self.folder.as_str());
+        let listed = self.store.list_with_delimiter(Some(&folder)).await.expect("a list");
+        let mut rows = Vec::new();
+        for object in listed.objects {
+            let read = self.store.get(&object.location).await.expect("a file");
+            rows.extend(parquet_rows(read.bytes().await.expect("bytes").to_vec()));
+        }
+        rows
+    }
+}
+
+#[tokio::test]
+async fn folders_of_buckets_conform() {
+    conforms(async |_| Bucket::new()).await;
 }
 
 #[test]

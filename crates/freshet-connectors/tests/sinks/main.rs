@@ -31,14 +31,17 @@ fn context() -> ConnectorContext {
     }
 }
 
-fn try_sink(connector: &str, options: &Value, key: &[&str]) -> Result<Arc<dyn StreamSink>> {
-    let spec = StreamSinkSpec {
+fn spec(key: &[&str]) -> StreamSinkSpec {
+    StreamSinkSpec {
         writer: "dev/model".into(),
         table: "model".into(),
         schema: schema(),
         unique_key: key.iter().map(|column| (*column).to_owned()).collect(),
-    };
-    registry().get(connector)?.stream_sink(options, &spec, &context())
+    }
+}
+
+fn try_sink(connector: &str, options: &Value, key: &[&str]) -> Result<Arc<dyn StreamSink>> {
+    registry().get(connector)?.stream_sink(options, &spec(key), &context())
 }
 
 fn sink(connector: &str, options: &Value, key: &[&str]) -> Arc<dyn StreamSink> {

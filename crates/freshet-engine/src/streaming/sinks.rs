@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use freshet_core::error::code;
 use freshet_core::registry::StreamSinkSpec;
-use freshet_core::rows::Rows;
+use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{
     Changes, Claim, Epoch, EventTime, Generation, PendingCommit, SinkWriter, StreamSink, Token,
@@ -150,7 +152,7 @@ impl Engine {
         schema: &SchemaRef,
         config: &SinkConfig,
     ) -> Result<(String, Arc<dyn StreamSink>, Arc<LakeFigures>)> {
-        if config.is_table() {
+        let (id, sink): (String, Arc<dyn StreamSink>) = if config.is_table() {
             let sink = LakeSink::new(
                 self.lake().clone(),
                 job,
@@ -158,25 +160,28 @@ impl Engine {
                 Arc::clone(schema),
                 node.config.partition_by.clone(),
                 node.config.on_schema_change,
-            )
-            .keyed(node.config.unique_key.clone());
-            let figures = sink.figures();
-            return Ok(("table".into(), Arc::new(sink), figures));
-        }
-        let spec = StreamSinkSpec {
-            writer: job.to_owned(),
-            table: node.alias().to_owned(),
-            schema: Arc::clone(schema),
-            unique_key: node.config.unique_key.clone(),
+            );
+            ("table".into(), Arc::new(sink.keyed(node.config.unique_key.clone())))
+        } else {
+            let spec = StreamSinkSpec {
+                writer: job.to_owned(),
+                table: node.alias().to_owned(),
+                schema: Arc::clone(schema),
+                unique_key: node.config.unique_key.clone(),
+            };
+            let context = self.connector_context(config.connection.as_deref())?;
+            let options = Value::Object(config.options.clone());
+            let connector = self.registry().get(&config.connector)?;
+            let sink = connector.stream_sink(&options, &spec, &context)?;
+            (format!("{} {}", config.connector, sink.target()), sink)
         };
-        let context = self.connector_context(config.connection.as_deref())?;
-        let options = Value::Object(config.options.clone());
-        let connector = self.registry().get(&config.connector)?;
-        let sink = connector.stream_sink(&options, &spec, &context)?;
         let figures = Arc::<LakeFigures>::default();
-        let id = format!("{} {}", config.connector, sink.target());
-        let counted =
-            Counted { sink, figures: Arc::clone(&figures), epochs: Arc::new(Mutex::default()) };
+        let counted = Counted {
+            sink,
+            schema: Arc::clone(schema),
+            figures: Arc::clone(&figures),
+            epochs: Arc::new(Mutex::default()),
+        };
         Ok((id, Arc::new(counted), figures))
     }
 }
@@ -210,10 +215,12 @@ fn check_changes(changes: &Changes, outcome: &Outcome<'_>, target: &str) -> Resu
     }
 }
 
-/// A sink whose rows are counted.
+/// A sink whose rows are counted, and have the names of the result: operators name columns as they
+/// like.
 #[derive(Debug)]
 struct Counted {
     sink: Arc<dyn StreamSink>,
+    schema: SchemaRef,
     figures: Arc<LakeFigures>,
     /// Rows of epochs that were staged by this process and are not committed.
     epochs: Arc<Mutex<BTreeMap<Epoch, u64>>>,
@@ -251,6 +258,7 @@ impl StreamSink for Counted {
         let counted = |writer| -> Box<dyn SinkWriter> {
             Box::new(CountedWriter {
                 writer,
+                schema: Arc::clone(&self.schema),
                 rows: 0,
                 figures: Arc::clone(&self.figures),
                 epochs: Arc::clone(&self.epochs),
@@ -274,6 +282,7 @@ impl StreamSink for Counted {
 #[derive(Debug)]
 struct CountedWriter {
     writer: Box<dyn SinkWriter>,
+    schema: SchemaRef,
     /// Since the last epoch.
     rows: u64,
     figures: Arc<LakeFigures>,
@@ -283,7 +292,7 @@ struct CountedWriter {
 impl SinkWriter for CountedWriter {
     fn write(&mut self, rows: Rows) -> Result<()> {
         let count = rows.len() as u64;
-        self.writer.write(rows)?;
+        self.writer.write(named(rows, &self.schema)?)?;
         self.rows += count;
         self.figures.written.fetch_add(count, Ordering::Relaxed);
         Ok(())
@@ -301,4 +310,21 @@ impl SinkWriter for CountedWriter {
         *self.epochs.lock().entry(epoch).or_default() += std::mem::take(&mut self.rows);
         self.writer.cut(epoch)
     }
+}
+
+/// The rows with the columns of `schema`, by their places.
+fn named(rows: Rows, schema: &SchemaRef) -> Result<Rows> {
+    if rows.schema().fields() == schema.fields() {
+        return Ok(rows);
+    }
+    let fields = schema.fields().iter().zip(rows.batch().columns());
+    let columns = fields.map(|(field, column)| match column.data_type() == field.data_type() {
+        true => Ok(Arc::clone(column)),
+        false => cast(column, field.data_type()).map_err(arrow_error),
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    let batch = RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+        .map_err(arrow_error)?;
+    Ok(rows.with_batch(batch))
 }
