@@ -288,6 +288,10 @@ impl StreamSink for Webhook {
         Guarantee::AtLeastOnce
     }
 
+    fn waits_for_checkpoint(&self) -> bool {
+        true
+    }
+
     fn changes(&self) -> Changes {
         match self.options.change_field {
             Some(_) => Changes::All,

@@ -235,6 +235,11 @@ pub trait StreamSink: fmt::Debug + Send + Sync {
     /// the same target: checkpoints know the sink by it.
     fn target(&self) -> String;
 
+    /// Whether rows are seen only once their checkpoint is durable.
+    fn waits_for_checkpoint(&self) -> bool {
+        self.guarantee() == Guarantee::ExactlyOnce
+    }
+
     /// Whether each commit makes files, so that few large commits are better than many small ones.
     fn makes_files(&self) -> bool {
         false

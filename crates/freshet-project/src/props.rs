@@ -645,8 +645,8 @@ pub struct CheckConfigProps {
 /// A sink of a streaming model. The options of the connector stand beside these.
 #[derive(Debug, JsonSchema)]
 pub struct SinkProps {
-    /// The connector, or `table` for the model's table.
-    pub connector: String,
+    /// The connector, or `table` for the model's table. Default: the connection's.
+    pub connector: Option<String>,
     /// The connection in `freshet.yml` that the options build on: the place for secrets.
     pub connection: Option<String>,
     /// The time between two commits of a sink that is written exactly once. Default: `60s` for

@@ -85,11 +85,12 @@ fn read_one(entry: &Json, what: &str, location: &Location) -> Result<SinkConfig,
         Some(Json::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
         Some(_) => Err(wrong(field, "text")),
     };
-    let Some(connector) = text("connector")? else {
+    let (connector, connection) = (text("connector")?, text("connection")?);
+    if connector.is_none() && connection.is_none() {
         return Err(Error::new(code::CONFIG, format!("a sink of {what} has no connector"))
             .at(location.clone())
             .hint("add `connector`; `freshet connectors` lists them"));
-    };
+    }
     let commit_interval = match text("commit_interval")? {
         Some(text) => match text.parse::<HumanDuration>() {
             Ok(interval) => Some(interval),
@@ -116,8 +117,9 @@ fn read_one(entry: &Json, what: &str, location: &Location) -> Result<SinkConfig,
         .at(location.clone())
         .hint("put it into a connection in `freshet.yml`, and name that as `connection`"));
     }
-    let mut sink = sink(&connector, options, location);
-    sink.connection = text("connection")?;
+    // Without a connector it is the connection's, which is looked up by whoever knows them.
+    let mut sink = sink(&connector.unwrap_or_default(), options, location);
+    sink.connection = connection;
     sink.commit_interval = commit_interval;
     if sink.is_table()
         && let Some(option) = sink.options.keys().next().or(sink.connection.as_ref())

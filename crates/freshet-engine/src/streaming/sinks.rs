@@ -40,6 +40,8 @@ pub struct JobSink {
     pub target: String,
     /// What it promises.
     pub guarantee: Guarantee,
+    /// Whether rows are seen only once their checkpoint is durable.
+    pub waits_for_checkpoint: bool,
     /// The least time between two commits; zero commits each checkpoint.
     pub commit_interval: Duration,
     /// What becomes of its rows.
@@ -136,6 +138,7 @@ impl Engine {
             let described = JobSink {
                 target,
                 guarantee: sink.guarantee(),
+                waits_for_checkpoint: sink.waits_for_checkpoint(),
                 commit_interval: Duration::from_micros(commit_interval.unsigned_abs()),
                 figures,
             };
@@ -238,6 +241,10 @@ impl StreamSink for Counted {
 
     fn target(&self) -> String {
         self.sink.target()
+    }
+
+    fn waits_for_checkpoint(&self) -> bool {
+        self.sink.waits_for_checkpoint()
     }
 
     fn makes_files(&self) -> bool {

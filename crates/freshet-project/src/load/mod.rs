@@ -7,6 +7,7 @@ mod files;
 mod nodes;
 mod properties;
 mod secrets;
+mod sinks;
 mod sources;
 mod units;
 

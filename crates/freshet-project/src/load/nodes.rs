@@ -17,9 +17,7 @@ use super::{Findings, ValidateConnector, duplicate, stem};
 use crate::checks::{self, CheckSettings, Subject};
 use crate::config::{self, ConfigTree, Layer};
 use crate::graph;
-use crate::model::{
-    Check, CheckTarget, Node, NodeColumn, NodeConfig, NodeKind, SinkConfig, SourceTable,
-};
+use crate::model::{Check, CheckTarget, Node, NodeColumn, NodeConfig, NodeKind, SourceTable};
 use crate::props::{ColumnProps, ModelProps};
 use crate::render::{
     Captured, Index, Mode, ModelEntry, ModelScope, Scope, Templates, line_of_call, slashed,
@@ -204,38 +202,10 @@ impl Loader<'_> {
                 self.settings.connections.find(connection, at, self.findings);
             }
         }
-        config.sinks.iter().for_each(|sink| self.check_sink(&name, sink));
+        config.sinks.iter_mut().for_each(|sink| self.check_sink(&name, sink));
         let merged = plain(&merged);
         self.generate_names(&id, &file, &merged, &mut config);
         Draft { id, kind, text, file, entry, config, types, merged, captured }
-    }
-
-    /// Records what is wrong with a sink's connection or options.
-    fn check_sink(&self, model: &str, sink: &SinkConfig) {
-        let at = || sink.location.clone();
-        if let Some(name) = &sink.connection
-            && let Some(connection) = self.settings.connections.find(name, at(), self.findings)
-            && connection.connector != sink.connector
-            // Where a bucket is, is no connector.
-            && connection.connector != "s3"
-        {
-            let message = format!(
-                "connection \"{name}\" is one of connector \"{}\", and the sink is \"{}\"",
-                connection.connector, sink.connector
-            );
-            self.findings.error(Error::new(code::CONFIG, message).at(at()));
-        }
-        if let (Some(validate), false) = (self.validate_sink, sink.is_table())
-            && let Err(error) = validate(&sink.connector, &Json::Object(sink.options.clone()))
-        {
-            let message =
-                format!("sink \"{}\" of model \"{model}\": {}", sink.connector, error.message());
-            let mut named = Error::new(error.code(), message).at(at());
-            if let Some(hint) = error.hint_text() {
-                named = named.hint(hint.to_owned());
-            }
-            self.findings.error(named);
-        }
     }
 
     /// The layers of a YAML entry: what stands beside `config:`, then what stands in it.

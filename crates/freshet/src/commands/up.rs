@@ -226,16 +226,16 @@ async fn watch(
 /// Says what a sink promises, and when others see what it wrote.
 fn introduce(ui: &Ui, model: &ModelId, sink: &JobSink, checkpoint: Duration) {
     let span = |span: Duration| HumanDuration(span).to_string();
-    let (guarantee, seen) = match sink.guarantee {
-        Guarantee::AtLeastOnce => ("at least once", "rows are seen as they arrive".to_owned()),
-        Guarantee::ExactlyOnce if sink.commit_interval <= checkpoint => (
-            "exactly once",
-            format!("rows are seen after the next checkpoint, every {}", span(checkpoint)),
-        ),
-        Guarantee::ExactlyOnce => (
-            "exactly once",
-            format!("rows are seen after the next commit, every {}", span(sink.commit_interval)),
-        ),
+    let guarantee = match sink.guarantee {
+        Guarantee::AtLeastOnce => "at least once",
+        Guarantee::ExactlyOnce => "exactly once",
+    };
+    let seen = if !sink.waits_for_checkpoint {
+        "rows are seen as they arrive".to_owned()
+    } else if sink.commit_interval <= checkpoint {
+        format!("rows are seen after the next checkpoint, every {}", span(checkpoint))
+    } else {
+        format!("rows are seen after the next commit, every {}", span(sink.commit_interval))
     };
     let text = format!("into {}, {guarantee}: {seen}", sink.target);
     let json = serde_json::json!({ "sink": sink.target, "guarantee": sink.guarantee });

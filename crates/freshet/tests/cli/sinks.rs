@@ -160,7 +160,7 @@ fn killed_processes_lose_and_double_nothing_anywhere() {
     let to = |topic: &str, more: &str| {
         format!(
             "'table', {{'connector': 'kafka', 'connection': 'broker', 'topic': '{topic}', \
-             'create_partitions': 2{more}}}, {{'connector': 'postgres', 'connection': 'warehouse'}}"
+             'create_partitions': 2{more}}}, {{'connection': 'warehouse'}}"
         )
     };
     let project = Project::files(&[
