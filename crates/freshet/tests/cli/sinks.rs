@@ -150,7 +150,7 @@ fn what_is_wrong_with_a_sink_is_said_with_its_place() {
 
 /// How often a process is killed in [`killed_processes_lose_and_double_nothing_anywhere`].
 fn kills() -> usize {
-    std::env::var("FRESHET_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(25)
+    std::env::var("FRESHET_TEST_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(100)
 }
 
 #[test]
