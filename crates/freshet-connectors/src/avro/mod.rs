@@ -10,6 +10,7 @@
 
 mod decoder;
 mod encoder;
+mod references;
 mod registry;
 mod writer;
 
