@@ -149,7 +149,7 @@ impl Rows {
         let kinds = self.kinds.as_ref().map(|kinds| {
             let keeps = |row: usize| keep.is_valid(row) && keep.value(row);
             let chosen = (0..kinds.len()).filter(|row| keeps(*row));
-            chosen.map(|row| apart(kinds, row, |other| keeps(other))).collect()
+            chosen.map(|row| apart(kinds, row, keeps)).collect()
         });
         Ok(Self { batch: filter_record_batch(&self.batch, keep).map_err(arrow_error)?, kinds })
     }

@@ -155,6 +155,17 @@ impl fmt::Debug for Job {
     }
 }
 
+/// Whether another life of the job would end as this one did: somebody else has taken over, or
+/// somebody has to mend the project, or the data.
+fn is_lasting(error: &Error) -> bool {
+    let by_kind = match error.kind() {
+        ErrorKind::User => true,
+        ErrorKind::Data => !error.is_retryable(),
+        ErrorKind::External | ErrorKind::Internal => false,
+    };
+    by_kind || error.code() == code::FENCED
+}
+
 #[derive(Debug)]
 struct ReportTo(UnboundedSender<Message>);
 
@@ -222,7 +233,7 @@ impl Job {
             }
             failures += 1;
             let given_up = attempts.is_some_and(|attempts| failures > attempts);
-            if given_up || last || error.code() == code::FENCED || error.kind() == ErrorKind::User {
+            if given_up || last || is_lasting(&error) {
                 return Err(error);
             }
             let wait = *delay as f64 * factor.powi(failures as i32 - 1);
@@ -756,4 +767,21 @@ impl Retry {
 
 fn missing(what: &str, stage: &StagePlan) -> Error {
     Error::internal(format!("stage \"{}\" has more tasks than {what}s", stage.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_that_nothing_heals_end_a_job_and_others_do_not() {
+        let of = |code| Error::new(code, "a failure");
+        for lasting in [code::FENCED, code::CONFIG, code::LOG_DAMAGED, code::FILE_TOO_BAD] {
+            assert!(is_lasting(&of(lasting)), "{lasting}");
+        }
+        for passing in [code::SOURCE, code::LOAD, code::LOG, code::INTERNAL] {
+            assert!(!is_lasting(&of(passing)), "{passing}");
+        }
+        assert!(!is_lasting(&of(code::LOG_DAMAGED).retryable()));
+    }
 }

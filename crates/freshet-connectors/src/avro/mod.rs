@@ -1,15 +1,16 @@
 //! The format `avro`: messages of Apache Avro, each with or without a word on its schema.
 //!
-//! - [`registry`]: a client of a schema registry, and the schemas that it gave.
-//! - [`writer`]: a schema that messages were written with, bound to the contract.
-//! - [`decoder`]: messages to rows.
-//! - [`encoder`]: rows to messages.
+//! - `registry`: a client of a schema registry, and the schemas that it gave.
+//! - `writer`: a schema that messages were written with, bound to the contract.
+//! - `decoder`: messages to rows.
+//! - `encoder`: rows to messages.
 //!
 //! The bytes are read and written by `arrow-avro`. It gives what the schema of the writer says; the
 //! contract decides what becomes of it, as it does with the columns of a Parquet file.
 
 mod decoder;
 mod encoder;
+mod references;
 mod registry;
 mod writer;
 

@@ -4,7 +4,7 @@
 //! that is not there yet is told so, and the answer is fetched beside. A registry that does not answer
 //! is asked again and again, with growing waits; what is said to be unknown is not, for a while.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use url::Url;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::AvroOptions;
+use super::references::inline;
 
 /// Waits after failures: the first one, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -31,6 +32,8 @@ const BELIEVED: i64 = 60_000_000;
 /// Schemas that are kept, unknown ones included. Far more than any topic has: messages of garbage
 /// name others.
 const MAX_SCHEMAS: usize = 10_000;
+/// Schemas that one refers to, directly or not.
+const MAX_REFERENCES: usize = 100;
 /// The largest answer, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
 /// What registries take and give.
@@ -74,8 +77,10 @@ pub enum Lookup {
 enum Failure {
     /// There is no such thing.
     Unknown(String),
-    /// It is refused; asking again will not help.
+    /// It is refused to us.
     Refused(String),
+    /// There is an answer, and no use for it.
+    Unfit(String),
     /// Another time it may work.
     Passing(String),
 }
@@ -86,7 +91,15 @@ struct SchemaAnswer {
     #[serde(default, rename = "schemaType")]
     schema_type: Option<String>,
     #[serde(default)]
-    references: Vec<Value>,
+    references: Vec<Reference>,
+}
+
+/// A type that another schema defines.
+#[derive(Deserialize)]
+struct Reference {
+    name: String,
+    subject: String,
+    version: i64,
 }
 
 #[derive(Deserialize)]
@@ -248,7 +261,7 @@ impl SchemaRegistry {
         };
         match failure {
             Failure::Passing(why) => error(why).retryable(),
-            Failure::Unknown(why) | Failure::Refused(why) => {
+            Failure::Unknown(why) | Failure::Refused(why) | Failure::Unfit(why) => {
                 error(why).hint(format!("look at the schema registry at {}", self.base))
             }
         }
@@ -262,13 +275,29 @@ impl SchemaRegistry {
         match answer.schema_type.as_deref() {
             None | Some("AVRO") => {}
             Some(other) => {
-                return Err(Failure::Refused(format!("schema {id} is {other}, not Avro")));
+                return Err(Failure::Unfit(format!("schema {id} is {other}, not Avro")));
             }
         }
-        if !answer.references.is_empty() {
-            return Err(Failure::Refused(format!("schema {id} refers to others")));
+        if answer.references.is_empty() {
+            return Ok(answer.schema.into());
         }
-        Ok(answer.schema.into())
+        let mut known = BTreeMap::new();
+        let mut wanted = answer.references;
+        while let Some(reference) = wanted.pop() {
+            if known.contains_key(&reference.name) {
+                continue;
+            }
+            if known.len() >= MAX_REFERENCES {
+                let why = format!("schema {id} refers to more than {MAX_REFERENCES} others");
+                return Err(Failure::Unfit(why));
+            }
+            let version = reference.version.to_string();
+            let path = ["subjects", reference.subject.as_str(), "versions", &version];
+            let other: SchemaAnswer = self.ask(Method::GET, &path, None).await?;
+            known.insert(reference.name, parsed(&other.schema)?);
+            wanted.extend(other.references);
+        }
+        Ok(inline(parsed(&answer.schema)?, &known).to_string().into())
     }
 
     async fn ask<T: serde::de::DeserializeOwned>(
@@ -297,7 +326,7 @@ impl SchemaRegistry {
             bytes.extend_from_slice(&piece);
             if bytes.len() > MAX_ANSWER {
                 let why = format!("its answer is larger than {MAX_ANSWER} bytes");
-                return Err(Failure::Refused(why));
+                return Err(Failure::Unfit(why));
             }
         }
         if status.is_success() {
@@ -327,6 +356,11 @@ impl SchemaRegistry {
     }
 }
 
+fn parsed(schema: &str) -> Result<Value, Failure> {
+    serde_json::from_str(schema)
+        .map_err(|error| Failure::Unfit(format!("a schema of the registry is no JSON: {error}")))
+}
+
 /// Fetches a schema for as long as anybody has use for it.
 async fn fetch(registry: Weak<SchemaRegistry>, id: u32) {
     let (mut wait, longest) = BACKOFF;
@@ -345,13 +379,9 @@ async fn fetch(registry: Weak<SchemaRegistry>, id: u32) {
                 denials += 1;
                 (denials >= DENIALS).then(|| deny(&why))
             }
+            Err(Failure::Unfit(why)) => Some(deny(&why)),
             // What it will not give to us now it may give once somebody has mended that.
-            Err(Failure::Refused(why)) if why.starts_with("40") => {
-                registry.note(id, why);
-                None
-            }
-            Err(Failure::Refused(why)) => Some(deny(&why)),
-            Err(Failure::Passing(why)) => {
+            Err(Failure::Refused(why) | Failure::Passing(why)) => {
                 registry.note(id, why);
                 None
             }

@@ -43,7 +43,8 @@ pub struct KafkaOptions {
     /// `raw`, the value as it is in the contract's only column. A sink writes `ndjson`, `avro` or
     /// `raw`. Keys are text, or JSON. Default: `ndjson`.
     pub format: String,
-    /// Options of the format.
+    /// Options of the format. Those of the connection are for `avro`: its registry, and who logs in
+    /// there.
     pub format_options: Value,
 
     /// As a source: where reading begins where no checkpoint says it: `earliest`, `latest`, a
@@ -387,6 +388,18 @@ impl KafkaOptions {
         let mut merged = connection.clone();
         if let Value::Object(options) = options {
             merged.extend(options.clone());
+        }
+        // A registry and its password belong to the connection; other formats know neither.
+        let shared = connection.get("format_options").and_then(Value::as_object);
+        if let Some(shared) = shared {
+            let mut of_format = serde_json::Map::new();
+            if merged.get("format").and_then(Value::as_str) == Some("avro") {
+                of_format.extend(shared.clone());
+            }
+            if let Some(Value::Object(own)) = options.get("format_options") {
+                of_format.extend(own.clone());
+            }
+            merged.insert("format_options".to_owned(), Value::Object(of_format));
         }
         let options: Self = crate::options::parse(&Value::Object(merged), "")?;
         options.validate()?;

@@ -1,6 +1,6 @@
 //! Formats of messages: records that come each by itself, as logs and topics have them.
 //!
-//! What a text means is decided by the decoders of files ([`text`]); other formats decode messages
+//! What a text means is decided by the decoders of files (`text`); other formats decode messages
 //! themselves ([`raw`], [`crate::avro`]). Nothing here knows where messages come from.
 
 pub mod raw;

@@ -1,8 +1,8 @@
 //! The connector `tail`: files that others append to, line by line, without an end.
 //!
 //! A file is known by how it begins, not by its name: renamed it is read on where reading stood, and
-//! one that was emptied is another file. [`find`] says which files there are, [`read`] reads them,
-//! [`decode`] makes rows of their lines.
+//! one that was emptied is another file. `find` says which files there are, `read` reads them,
+//! `decode` makes rows of their lines.
 
 mod decode;
 mod find;

@@ -191,12 +191,12 @@ impl Fetcher for TailFetcher {
             if !due.is_empty() {
                 let shared = Arc::clone(&self.shared);
                 // What is dropped on the way is read again: cursors here move with the block.
-                let (looked, lines) = blocking(move || look_at(&shared, due)).await?;
-                for (index, cursor) in looked {
+                let looked = blocking(move || look_at(&shared, due)).await?;
+                for (index, cursor) in looked.cursors {
                     self.turn = index + 1;
                     self.cursors[index] = cursor;
                 }
-                if let Some((index, lines)) = lines {
+                if let Some((index, lines)) = looked.lines {
                     return Ok(Some(Block {
                         partition: index,
                         next: Position(lines.offset + lines.bytes.len() as u64),
@@ -213,6 +213,14 @@ impl Fetcher for TailFetcher {
 
 /// A cursor and its number.
 type Numbered = (usize, Cursor);
+
+/// What looking at files came to.
+struct Looked {
+    /// Those that were looked at, moved on.
+    cursors: Vec<Numbered>,
+    /// What the last one of them has.
+    lines: Option<(usize, Lines)>,
+}
 
 impl TailFetcher {
     /// The files that are to be looked at now, from the one whose turn it is.
@@ -238,16 +246,17 @@ impl TailFetcher {
 }
 
 /// Looks at files until one has something; all that were looked at are given back.
-fn look_at(shared: &Shared, due: Vec<Numbered>) -> Result<(Vec<Numbered>, Option<(usize, Lines)>)> {
+fn look_at(shared: &Shared, due: Vec<Numbered>) -> Result<Looked> {
     let now = shared.clock.now_micros();
     let search = shared.searches.load(Ordering::SeqCst);
-    let mut looked = Vec::with_capacity(due.len());
+    let mut looked = Looked { cursors: Vec::with_capacity(due.len()), lines: None };
     for (index, mut cursor) in due {
         let lines = cursor.step(&shared.pattern, &shared.options, now, search)?;
-        looked.push((index, cursor));
+        looked.cursors.push((index, cursor));
         if let Some(lines) = lines {
-            return Ok((looked, Some((index, lines))));
+            looked.lines = Some((index, lines));
+            break;
         }
     }
-    Ok((looked, None))
+    Ok(looked)
 }

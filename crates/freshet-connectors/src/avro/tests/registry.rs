@@ -85,6 +85,38 @@ async fn schemas_that_change_in_mid_stream_are_read_each_by_its_own() {
 }
 
 #[tokio::test]
+async fn schemas_that_refer_to_others_are_put_together() {
+    let registry = client(&address());
+    let name = format!("N{}", SystemClock.now_micros());
+    let inner = json!({"type": "record", "name": name, "fields": [{"name": "a", "type": "int"}]});
+    let (of_inner, of_outer) = (subject("inner"), subject("outer"));
+    registry.register(&of_inner, &inner.to_string()).await.expect("it is new");
+    let outer = json!({"type": "record", "name": "Outer", "fields": [
+        {"name": "id", "type": "long"}, {"name": "inner", "type": name}]});
+    let body = json!({
+        "schema": outer.to_string(),
+        "references": [{"name": name, "subject": of_inner, "version": 1}],
+    });
+    let post = reqwest::Client::new()
+        .post(format!("{}/subjects/{of_outer}/versions", address()))
+        .header("content-type", "application/vnd.schemaregistry.v1+json")
+        .body(body.to_string());
+    let answer = post.send().await.and_then(|answer| answer.error_for_status());
+    let answer = answer.expect("it is registered").bytes().await.expect("a body");
+    let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+    let id = u32::try_from(answer["id"].as_u64().expect("a number")).expect("a small one");
+    let mut message = vec![0];
+    message.extend(id.to_be_bytes());
+    message.extend([14, 4]);
+    let declared = contract(&[("id", ColumnType::Int64), ("inner", ColumnType::Text)]);
+    let avro = format(json!({"registry": address()}), declared).expect("sound options");
+    let (bytes, messages) = pack(&[message]);
+    let mut decoder = avro.decoder(&spec(2)).expect("a decoder");
+    let found = patiently(&mut decoder, &bytes, &messages).await;
+    assert_eq!(found.rows, ["10: 7,{\"a\":2}"], "{found:?}");
+}
+
+#[tokio::test]
 async fn a_registry_that_is_down_is_waited_for_and_asked_again() {
     let real = address();
     let subject = subject("down");

@@ -93,3 +93,22 @@ async fn messages_are_read_by_the_schema_that_they_name() {
     assert_eq!(seen.rows, ["+I 1,-,0", "+I 2,-,1", "+I 3,-,2", "+I 1,-,4", "+I 2,-,5", "+I 3,-,6"]);
     assert_eq!(seen.rejects, ["3 syntax", "7 syntax"]);
 }
+
+#[test]
+fn the_registry_of_a_connection_is_for_avro_alone() {
+    let connection = json!({"format_options": {"registry": "http://a", "registry_username": "u"}});
+    let connection = connection.as_object().expect("an object");
+    let own = json!({"registry": "http://b"});
+    for (options, expect) in [
+        (json!({"format": "avro"}), json!({"registry": "http://a", "registry_username": "u"})),
+        (
+            json!({"format": "avro", "format_options": own}),
+            json!({"registry": "http://b", "registry_username": "u"}),
+        ),
+        (json!({}), json!({})),
+        (json!({"format_options": {"x": 1}}), json!({"x": 1})),
+    ] {
+        let read = KafkaOptions::read(&options, connection).expect("sound options");
+        assert_eq!(read.format_options, expect, "{options}");
+    }
+}
