@@ -42,6 +42,9 @@ pub(crate) type RowRef = u32;
 /// Bytes that texts of rows that are not sealed may hold for nothing.
 const PINNED: usize = 32 << 20;
 
+/// Bytes of rows, with what they share with others, beyond which a chunk takes no more.
+const CHUNK_BYTES: usize = 4 * PINNED;
+
 /// Numbers of chunks: the last one's last row would be [`NONE`].
 const CHUNKS: usize = (1 << (32 - ROW_BITS)) - 1;
 
@@ -217,7 +220,8 @@ impl RowStore {
                 let chunk = self.chunks[slot as usize].as_mut().expect("it is open");
                 contents.extend(chunk, &batch.slice(rows.start, rows.len()))?;
             }
-            if self.chunk(slot).len() == CHUNK_ROWS {
+            let chunk = self.chunk(slot);
+            if chunk.len() == CHUNK_ROWS || chunk.part_bytes() > CHUNK_BYTES {
                 self.close()?;
             }
             done = rows.end;
