@@ -31,8 +31,14 @@ const FLUSH_ROWS: usize = 4 * BATCH_ROWS;
 /// Microseconds after which what operators hold back is emitted in any case.
 const LINGER: i64 = 5_000;
 
-/// Bytes of state that are encoded for a checkpoint between two batches: well below a millisecond.
+/// Bytes of state that are encoded for a checkpoint before the first batch behind it: well below a
+/// millisecond.
 const DRAIN_BYTES: usize = 256 << 10;
+
+/// Bytes of state that are encoded between two later batches at most: each time twice as many as before,
+/// a few milliseconds in the end. A batch may bring two million bytes of new state; were less taken
+/// away, no checkpoint would ever come to its end.
+const MOST_DRAINED: usize = 4 << 20;
 
 /// Names a task.
 #[derive(
@@ -240,8 +246,9 @@ pub struct Task {
     watermark: EventTime,
     /// The chain's first operator has more to give.
     more: bool,
-    /// A checkpoint whose state is still being given.
+    /// A checkpoint whose state is still being given, and bytes of it that are given next.
     cutting: Option<Cut>,
+    drained: usize,
     /// Rows that were worked off since the last flush, and when the first of them was.
     unflushed: Option<(usize, i64)>,
     finished: bool,
@@ -347,6 +354,7 @@ impl Task {
             watermark,
             more: false,
             cutting: None,
+            drained: DRAIN_BYTES,
             unflushed: None,
             finished: false,
             meter: Meter::default(),
@@ -551,6 +559,7 @@ impl Task {
             positions,
             staging,
         });
+        self.drained = DRAIN_BYTES;
         self.finished = barrier.last;
         Ok(())
     }
@@ -558,7 +567,9 @@ impl Task {
     /// Gives a piece of the state of the checkpoint that is being made; `false` where there is none.
     fn drain(&mut self) -> Result<bool> {
         let Some(cut) = &mut self.cutting else { return Ok(false) };
-        if self.chain.drain(DRAIN_BYTES, &mut cut.deltas)? == Flow::Done {
+        let bytes = self.drained;
+        self.drained = (bytes * 2).min(MOST_DRAINED);
+        if self.chain.drain(bytes, &mut cut.deltas)? == Flow::Done {
             let cut = self.cutting.take().expect("it is being cut");
             self.reporter.report(Report::Cut(cut));
         }

@@ -147,6 +147,7 @@ impl Case {
             checkpoints: Settings { interval: chance.between(50_000..SECOND), pause: 0, keep: 1 },
             limits: Limits { rows: 1 + chance.below(200), bytes: 1 << 20 },
             restart: Restart { attempts: Some(100), delay: 10_000, ..Restart::default() },
+            ..JobOptions::default()
         };
         Process::start(&self.world, options, workers, |io| {
             (self.plan(parallelism, &io, targets), self.store())

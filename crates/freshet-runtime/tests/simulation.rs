@@ -16,7 +16,7 @@ use freshet_runtime::operator::{LATE, MAIN, OperatorSpec};
 use freshet_runtime::operators::{IntervalJoin, Join, JoinKind, WindowAggregate, Windows};
 use freshet_runtime::plan::{EdgePlan, JobPlan, SinkPlan, StageInput, StagePlan};
 use freshet_runtime::source::WatermarkSpec;
-use freshet_runtime::state::KeyGroups;
+use freshet_runtime::state::{KeyGroups, MemoryScratch, SpillOptions};
 use freshet_testkit::fault::{FaultFs, Mutant};
 use freshet_testkit::lying::{Lie, LyingStore};
 use freshet_testkit::seeds;
@@ -293,7 +293,11 @@ impl Case {
                 keep: 1 + chance.below(3),
             },
             limits: Limits { rows: 1 + chance.below(200), bytes: 1 << 20 },
-            spill: None,
+            // Where there is a budget, next to all rows are over it.
+            spill: chance.happens(0.5).then(|| SpillOptions {
+                budget: 1 + chance.below(4000),
+                scratch: Arc::new(MemoryScratch::default()),
+            }),
             restart: Restart {
                 // A job that cannot go on ends with its error, sooner or later.
                 attempts: Some(100),

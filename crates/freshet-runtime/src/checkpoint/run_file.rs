@@ -5,6 +5,10 @@
 //! removed), expiry (i64), lengths of key and value (u32 each), key, value. Entries ascend by group,
 //! table and key, each key once.
 
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+
 use bytes::Bytes;
 use freshet_core::{Error, Result, error::code};
 use xxhash_rust::xxh3::xxh3_64;
@@ -122,25 +126,18 @@ pub(crate) fn merge_runs(
     const TOGETHER: usize = 1024;
     let mut readers: Vec<_> =
         runs.iter().map(|(name, bytes)| RunReader::new(name, bytes)).collect();
-    let mut heads = readers.iter_mut().map(RunReader::read).collect::<Result<Vec<_>>>()?;
-    let order = |entry: &Entry<'_>| (entry.group, entry.table);
+    let mut heads = BinaryHeap::with_capacity(readers.len());
+    for (run, reader) in readers.iter_mut().enumerate() {
+        let head = reader.read()?.map(|(entry, removed)| Reverse(Head { entry, removed, run }));
+        heads.extend(head);
+    }
     let mut together = Vec::with_capacity(TOGETHER);
-    loop {
-        let least = heads
-            .iter()
-            .flatten()
-            .map(|(entry, _)| *entry)
-            .min_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.key.cmp(b.key)));
-        let Some(least) = least else { break };
-        let mut newest = None;
-        for (head, reader) in heads.iter_mut().zip(&mut readers) {
-            let same =
-                |(entry, _): &RunEntry<'_>| order(entry) == order(&least) && entry.key == least.key;
-            if head.as_ref().is_some_and(same) {
-                newest = std::mem::replace(head, reader.read()?);
-            }
+    while let Some(mut newest) = next_head(&mut heads, &mut readers)? {
+        // Of one key, older runs come first.
+        while heads.peek().is_some_and(|Reverse(head)| head.place() == newest.place()) {
+            newest = next_head(&mut heads, &mut readers)?.expect("there is one");
         }
-        let (entry, removed) = newest.expect("one of them is the least");
+        let Head { entry, removed, .. } = newest;
         let alive = !removed && entry.expires > floors(entry.table);
         if alive && groups.contains(entry.group) {
             together.push(entry);
@@ -151,6 +148,54 @@ pub(crate) fn merge_runs(
         }
     }
     if together.is_empty() { Ok(()) } else { each(&together) }
+}
+
+/// What a run gives next.
+#[derive(Debug)]
+struct Head<'a> {
+    entry: Entry<'a>,
+    removed: bool,
+    /// The run, newest last.
+    run: usize,
+}
+
+impl<'a> Head<'a> {
+    fn place(&self) -> (KeyGroup, u8, &'a [u8]) {
+        (self.entry.group, self.entry.table, self.entry.key)
+    }
+}
+
+impl Ord for Head<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place()).then(self.run.cmp(&other.run))
+    }
+}
+
+impl PartialOrd for Head<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Head<'_> {}
+
+/// Takes the least head; its run gives its next one.
+fn next_head<'a>(
+    heads: &mut BinaryHeap<Reverse<Head<'a>>>,
+    readers: &mut [RunReader<'a>],
+) -> Result<Option<Head<'a>>> {
+    let Some(mut least) = heads.peek_mut() else { return Ok(None) };
+    let run = least.0.run;
+    Ok(Some(match readers[run].read()? {
+        Some((entry, removed)) => std::mem::replace(&mut least.0, Head { entry, removed, run }),
+        None => PeekMut::pop(least).0,
+    }))
 }
 
 #[cfg(test)]

@@ -25,7 +25,9 @@ pub struct Entry<'a> {
 /// Entries that were set or removed, in any order; the last one of a key counts.
 #[derive(Debug, Default)]
 pub struct Delta {
-    bytes: Vec<u8>,
+    /// Keys and values, in blocks that are never moved: to copy one that grows would hold a worker up.
+    blocks: Vec<Vec<u8>>,
+    bytes: usize,
     places: Vec<Place>,
     /// All entries of a table that expire at or before this are dead.
     floors: Vec<(u8, EventTime)>,
@@ -37,9 +39,24 @@ struct Place {
     table: u8,
     removed: bool,
     expires: EventTime,
+    block: u32,
     start: u32,
     key: u32,
     value: u32,
+}
+
+/// Bytes of a block, unless one entry has more.
+const BLOCK: usize = 1 << 20;
+
+impl Place {
+    fn key(self, blocks: &[Vec<u8>]) -> &[u8] {
+        &blocks[self.block as usize][self.start as usize..][..self.key as usize]
+    }
+
+    fn value(self, blocks: &[Vec<u8>]) -> &[u8] {
+        let start = self.start as usize + self.key as usize;
+        &blocks[self.block as usize][start..][..self.value as usize]
+    }
 }
 
 impl Delta {
@@ -55,11 +72,13 @@ impl Delta {
         write: impl FnOnce(&mut Vec<u8>) -> Result<()>,
     ) -> Result<()> {
         self.push(entry, false)?;
-        let before = self.bytes.len();
-        write(&mut self.bytes)?;
-        let more = size(self.bytes.len() - before)?;
         let place = self.places.last_mut().expect("it was pushed");
-        place.value = size(place.value as usize + more as usize)?;
+        let block = &mut self.blocks[place.block as usize];
+        let before = block.len();
+        write(block)?;
+        let more = block.len() - before;
+        place.value = size(place.value as usize + more)?;
+        self.bytes += more;
         Ok(())
     }
 
@@ -70,11 +89,11 @@ impl Delta {
 
     /// Adds what changed in `other`, behind what changed here.
     pub fn append(&mut self, other: Self) -> Result<()> {
-        let shift = size(self.bytes.len())?;
-        size(self.bytes.len() + other.bytes.len())?;
-        self.bytes.extend_from_slice(&other.bytes);
+        let shift = size(self.blocks.len())?;
+        self.blocks.extend(other.blocks);
+        self.bytes += other.bytes;
         let shifted =
-            other.places.into_iter().map(|place| Place { start: place.start + shift, ..place });
+            other.places.into_iter().map(|place| Place { block: place.block + shift, ..place });
         self.places.extend(shifted);
         for (table, time) in other.floors {
             self.floor(table, time);
@@ -92,7 +111,7 @@ impl Delta {
 
     /// Bytes of keys and values.
     pub fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes
     }
 
     /// How many entries there are.
@@ -127,50 +146,59 @@ impl Delta {
 
     /// The entries, ascending by group, table and key, each key once; `None` for one that was removed.
     pub fn sorted(&mut self) -> impl Iterator<Item = (Entry<'_>, bool)> {
-        let bytes = &self.bytes;
-        let key = |place: &Place| &bytes[place.start as usize..][..place.key as usize];
+        let blocks = &self.blocks;
         // Stable: of equal keys the last one stays behind the others.
         self.places.sort_by(|a, b| {
-            (a.group, a.table).cmp(&(b.group, b.table)).then_with(|| key(a).cmp(key(b)))
+            let order = (a.group, a.table).cmp(&(b.group, b.table));
+            order.then_with(|| a.key(blocks).cmp(b.key(blocks)))
         });
         let places = &self.places;
         let last_of_its_key = move |index: &usize| {
             let place = &places[*index];
             places.get(index + 1).is_none_or(|next| {
-                (place.group, place.table) != (next.group, next.table) || key(place) != key(next)
+                (place.group, place.table) != (next.group, next.table)
+                    || place.key(blocks) != next.key(blocks)
             })
         };
         (0..places.len()).filter(last_of_its_key).map(move |index| {
-            let place = &places[index];
-            let (key, value) = bytes[place.start as usize..]
-                [..place.key as usize + place.value as usize]
-                .split_at(place.key as usize);
-            let Place { group, table, removed, expires, .. } = *place;
+            let place = places[index];
+            let Place { group, table, removed, expires, .. } = place;
+            let (key, value) = (place.key(blocks), place.value(blocks));
             (Entry { group, table, key, expires, value }, removed)
         })
     }
 
     fn push(&mut self, entry: Entry<'_>, removed: bool) -> Result<()> {
+        let needed = entry.key.len() + entry.value.len();
+        let fits =
+            |block: &Vec<u8>| block.len() < BLOCK && block.len() + needed <= block.capacity();
+        if !self.blocks.last().is_some_and(fits) {
+            // The first ones are small: most changes are.
+            let capacity = self.bytes.clamp(1 << 12, BLOCK);
+            self.blocks.push(Vec::with_capacity(capacity.max(needed)));
+        }
+        let number = size(self.blocks.len() - 1)?;
+        let block = self.blocks.last_mut().expect("there is one");
         self.places.push(Place {
             group: entry.group,
             table: entry.table,
             removed,
             expires: entry.expires,
-            start: size(self.bytes.len())?,
+            block: number,
+            start: size(block.len())?,
             key: size(entry.key.len())?,
             value: size(entry.value.len())?,
         });
-        self.bytes.extend_from_slice(entry.key);
-        self.bytes.extend_from_slice(entry.value);
+        block.extend_from_slice(entry.key);
+        block.extend_from_slice(entry.value);
+        self.bytes += needed;
         Ok(())
     }
 }
 
 fn size(length: usize) -> Result<u32> {
-    u32::try_from(length).map_err(|_| {
-        Error::new(code::LIMIT, "one checkpoint's changes of an operator exceed 4 GiB")
-            .hint("make checkpoints more often")
-    })
+    u32::try_from(length)
+        .map_err(|_| Error::new(code::LIMIT, "one entry of an operator's state exceeds 4 GiB"))
 }
 
 #[cfg(test)]

@@ -191,7 +191,7 @@ impl Operator for Running {
             self.sides.forget(pending.slots);
         }
         for store in &mut self.sides.stores {
-            while store.maintain()? {}
+            store.maintain_some()?;
         }
         self.sides.trim()?;
         Ok(Flow::Done)

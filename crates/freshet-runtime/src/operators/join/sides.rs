@@ -222,6 +222,10 @@ impl Sides {
                 return Ok(());
             }
             let [left, right] = &mut self.stores;
+            if left.resident() + right.resident() == 0 {
+                left.close_above(*budget / 4)?;
+                right.close_above(*budget / 4)?;
+            }
             let larger = if left.resident() > right.resident() { left } else { right };
             if larger.resident() == 0 || !larger.spill(&**scratch)? {
                 break;

@@ -152,7 +152,7 @@ impl Operator for Running {
             }
         }
         self.sides.forget(gone);
-        while self.sides.stores[RIGHT].maintain()? {}
+        self.sides.stores[RIGHT].maintain_some()?;
         Ok(watermark)
     }
 

@@ -7,7 +7,7 @@ use freshet_core::rows::arrow_error;
 use freshet_core::{Error, Result, error::code};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::chunk::{CHUNK_ROWS, Chunk, DEAD, NONE, ROW_BITS, UNLINKED};
+use super::chunk::{Chunk, DEAD, NONE, ROW_BITS, UNLINKED};
 use super::{RowRef, RowStore, split};
 
 /// The contents of a batch's rows.
@@ -51,7 +51,7 @@ impl Contents {
         let mut contents = Self { converter, buckets: vec![NONE; 16] };
         let mut live = 0;
         for chunk in chunks.iter_mut().flatten() {
-            let mut by_place = vec![0; CHUNK_ROWS];
+            let mut by_place = vec![0; chunk.len()];
             let mut note = |start: u32, batch: &RecordBatch| -> Result<()> {
                 let rows = contents.of(batch)?;
                 for row in 0..batch.num_rows() {

@@ -11,6 +11,8 @@
 //! where any is marked, a bit for each; of bits, which rows are no more, then which are marked. An
 //! empty value holds nothing.
 //!
+//! Beyond a budget of memory, closed chunks go to disk ([`spill`]).
+//!
 //! It knows keys by their numbers in the owner's [`KeyMap`](crate::keys::KeyMap), and no join.
 
 mod checkpoint;
@@ -41,6 +43,9 @@ pub(crate) type RowRef = u32;
 
 /// Bytes that texts of rows that are not sealed may hold for nothing.
 const PINNED: usize = 32 << 20;
+
+/// Bytes of rows, with what they share with others, beyond which a chunk takes no more.
+const CHUNK_BYTES: usize = 4 * PINNED;
 
 /// Numbers of chunks: the last one's last row would be [`NONE`].
 const CHUNKS: usize = (1 << (32 - ROW_BITS)) - 1;
@@ -217,7 +222,8 @@ impl RowStore {
                 let chunk = self.chunks[slot as usize].as_mut().expect("it is open");
                 contents.extend(chunk, &batch.slice(rows.start, rows.len()))?;
             }
-            if self.chunk(slot).len() == CHUNK_ROWS {
+            let chunk = self.chunk(slot);
+            if chunk.len() == CHUNK_ROWS || chunk.part_bytes() > CHUNK_BYTES {
                 self.close()?;
             }
             done = rows.end;
@@ -476,9 +482,20 @@ impl RowStore {
         first.filter(|first| *first < i64::MAX)
     }
 
-    /// Writes a chunk of which little is left behind all others; `false` where there is none. The
-    /// names of its rows change: nobody may hold one.
-    pub(crate) fn maintain(&mut self) -> Result<bool> {
+    /// Writes a few chunks of which little is left behind all others. The names of their rows change:
+    /// nobody may hold one.
+    pub(crate) fn maintain_some(&mut self) -> Result<()> {
+        // Each takes a fraction of a millisecond.
+        for _ in 0..4 {
+            if !self.maintain()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one such chunk; `false` where there is none.
+    fn maintain(&mut self) -> Result<bool> {
         let Some(slot) = self.sparse.pop() else { return Ok(false) };
         let Some(chunk) = &self.chunks[slot as usize] else { return Ok(true) };
         if chunk.live == 0 || chunk.live as usize * 4 > chunk.len() || Some(slot) == self.open {

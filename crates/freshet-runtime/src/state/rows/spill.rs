@@ -157,6 +157,14 @@ impl RowStore {
         Ok(false)
     }
 
+    /// Closes the chunk that takes rows, if they have more than `bytes`: then it can be spilled.
+    pub(crate) fn close_above(&mut self, bytes: usize) -> Result<()> {
+        match self.open.map(|open| self.chunk(open)) {
+            Some(open) if open.live > 0 && open.part_bytes() > bytes => self.close(),
+            _ => Ok(()),
+        }
+    }
+
     /// Lets go of segments that were read, down to `bytes`.
     pub(crate) fn shrink_cache(&mut self, bytes: usize) {
         self.spill.cache.shrink(bytes);
