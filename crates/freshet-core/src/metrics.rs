@@ -48,16 +48,6 @@ macro_rules! metrics {
 }
 
 metrics! {
-    SourceReadBytesTotal Counter "source_read_bytes_total"
-        "Bytes read from sources"
-    SourceRecordsTotal Counter "source_records_total"
-        "Records decoded, good and bad"
-    DeadLettersTotal Counter "dead_letters_total"
-        "Records that became dead letters"
-    LakeRowsTotal Counter "lake_rows_total"
-        "Rows published into the lake"
-    TaskDurationSeconds Gauge "task_duration_seconds"
-        "Time that a task took"
     JobRunning Gauge "job_running_ratio"
         "1 while a job runs, 0 while it starts, has failed or has ended"
     JobRestartsTotal Counter "job_restarts_total"

@@ -210,3 +210,128 @@ impl Collector for Samples {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use freshet_core::stream::{Epoch, Wait};
+    use freshet_runtime::figures::{
+        CheckpointFigures, MadeCheckpoint, OperatorFigures, QueueFigures, SinkFigures,
+    };
+
+    use super::*;
+
+    fn job(name: &str) -> JobFigures {
+        let split = SplitFigures {
+            split: "0".into(),
+            position: Some(90),
+            end: Some(100),
+            records: 90,
+            dead_letters: 2,
+            written: Some(1_000_000),
+            watermark: Some(EventTime(2_000_000)),
+            ..SplitFigures::default()
+        };
+        let source = TaskFigures {
+            rows_in: 90,
+            dead_letters: 2,
+            busy: 1_500_000,
+            watermark: Some(EventTime(2_000_000)),
+            splits: vec![split],
+            ..TaskFigures::default()
+        };
+        let operator = OperatorFigures { rows_in: 88, late: 3, ..OperatorFigures::default() };
+        let windows = TaskFigures {
+            rows_in: 88,
+            queue: Some(QueueFigures { rows: 5, bytes: 100, fill: 0.25 }),
+            // The same operator twice in a chain.
+            operators: vec![operator, operator],
+            watermark: Some(EventTime::MAX),
+            ..TaskFigures::default()
+        };
+        let stage = |id: &str, is_source, operators: &[&str], task: TaskFigures| StageFigures {
+            id: id.into(),
+            is_source,
+            operators: operators.iter().map(ToString::to_string).collect(),
+            tasks: vec![task.clone(), task],
+        };
+        let wait = |since| Wait { what: "store".into(), reason: "it is full".into(), since };
+        JobFigures {
+            job: name.into(),
+            at: 5_000_000,
+            phase: Phase::Running,
+            since: 0,
+            generation: 3,
+            restarts: 1,
+            failure: None,
+            stages: vec![
+                stage("source a \"b\"\n\\", true, &[], source),
+                stage("windows", false, &["tumble", "tumble"], windows),
+            ],
+            checkpoints: CheckpointFigures {
+                completed: 7,
+                last: Some(MadeCheckpoint {
+                    epoch: Epoch(9),
+                    at: 4_000_000,
+                    duration: 20_000,
+                    new_bytes: 10,
+                    bytes: 1000,
+                }),
+                ..CheckpointFigures::default()
+            },
+            sinks: vec![SinkFigures { id: "table".into(), rows: 11, ..SinkFigures::default() }],
+            waits: vec![wait(1_000_000), wait(3_000_000)],
+        }
+    }
+
+    fn exported(jobs: &[JobFigures]) -> String {
+        let mut samples = Samples::default();
+        jobs.iter().for_each(|job| samples.job(job));
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(samples));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("it is written");
+        text
+    }
+
+    #[test]
+    fn figures_are_lines_of_the_format() {
+        let text = exported(&[job("dev/m")]);
+        let job = "job=\"dev/m\"";
+        let stage = "stage=\"source a \\\"b\\\"\\n\\\\\",task=\"0\"";
+        for line in [
+            format!("freshet_job_running_ratio{{{job}}} 1"),
+            format!("freshet_job_wait_seconds{{{job},what=\"store\"}} 4.0"),
+            format!("freshet_stage_busy_seconds_total{{{job},{stage}}} 1.5"),
+            format!("freshet_stage_watermark_delay_seconds{{{job},{stage}}} 3.0"),
+            format!("freshet_partition_lag_records{{{job},{stage},partition=\"0\"}} 10"),
+            format!("freshet_partition_lag_seconds{{{job},{stage},partition=\"0\"}} 4.0"),
+            format!("freshet_checkpoint_age_seconds{{{job}}} 1.0"),
+            format!("freshet_sink_rows_total{{{job},sink=\"table\"}} 11"),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn each_series_is_told_once_below_its_metric() {
+        let text = exported(&[job("dev/m"), job("dev/n")]);
+        let (mut series, mut metrics) = (HashSet::new(), HashSet::new());
+        let mut metric = String::new();
+        for line in text.lines() {
+            if let Some(described) = line.strip_prefix("# TYPE ") {
+                metric = described.split(' ').next().expect("a name").to_owned();
+                assert!(metrics.insert(metric.clone()), "{metric} is described once");
+            } else if !line.starts_with('#') {
+                let (name, value) = line.rsplit_once(' ').expect("a value");
+                assert!(name.starts_with(&metric), "{line} below {metric}");
+                assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+                assert!(series.insert(name.to_owned()), "{line} once");
+            }
+        }
+        assert!(text.ends_with("# EOF\n"));
+        // What nobody knows is left out: no watermark at the end of time, no commit.
+        assert!(!text.contains("sink_commit_age_seconds{"), "{text}");
+    }
+}

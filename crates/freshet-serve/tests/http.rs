@@ -319,3 +319,62 @@ async fn what_is_under_way_is_answered_when_the_listener_stops() {
     assert_eq!(answer.status, 200);
     door.stopped().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_take_answers_is_let_go() {
+    use tokio::io::AsyncWriteExt;
+    let options = HttpOptions {
+        write_timeout: HumanDuration(Duration::from_millis(200)),
+        max_connections: 1,
+        ..HttpOptions::default()
+    };
+    let door = Door::open(options).await;
+    let mut deaf = door.connect().await;
+    let asked = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
+    let asking = async {
+        // Until the buffers between are full, and then until it is closed.
+        while deaf.write_all(asked.as_bytes()).await.is_ok() {}
+    };
+    tokio::time::timeout(Duration::from_secs(60), asking).await.expect("it is closed");
+    assert_eq!(door.get("/healthz").await.status, 200, "the one connection is free again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_arrow_are_records() {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    let column = std::sync::Arc::new(Int64Array::from(vec![Some(1), None])) as ArrayRef;
+    let batch = RecordBatch::try_from_iter([("id", column)]).expect("a batch");
+    let mut writer =
+        arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema()).expect("a writer");
+    writer.write(&batch).expect("it is written");
+    let whole = writer.into_inner().expect("its bytes");
+    let door = Door::open(HttpOptions::default()).await;
+    let (path, kind) = ("/v1/ingest/shop.orders", "application/vnd.apache.arrow.stream");
+    let answer = door.post(path, kind, &whole).await;
+    assert_eq!((answer.status, answer.json()["accepted"].clone()), (200, json!(2)));
+    assert_eq!(door.kept(), ["{\"id\":1}", "{}"]);
+    for cut in 0..whole.len() {
+        let answer = door.post(path, kind, &whole[..cut]).await;
+        assert!([200, 422].contains(&answer.status), "cut at {cut}: {}", answer.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_are_not_steered_by_forms() {
+    let door = Door::open(HttpOptions::default()).await;
+    assert_eq!(door.get("/v1/jobs").await.json(), json!({ "jobs": [] }));
+    assert_eq!(door.get("/v1/jobs/none").await.status, 404);
+    assert!(door.get("/metrics").await.text().ends_with("# EOF\n"));
+    let path = "/v1/jobs/none/rescale";
+    for (kind, body, status) in [
+        ("application/json", r#"{"parallelism": 2}"#, 404),
+        ("application/json", r#"{"parallelism": 70000}"#, 422),
+        ("application/json", r#"{"parallelism": 2, "more": 1}"#, 422),
+        ("application/json", "{", 422),
+        ("text/plain", r#"{"parallelism": 2}"#, 415),
+        ("application/x-www-form-urlencoded", "parallelism=2", 415),
+    ] {
+        let answer = door.post(path, kind, body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{kind} {body}: {}", answer.text());
+    }
+}

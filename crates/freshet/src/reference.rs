@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use freshet_core::error::{ALL_CODES, ErrorKind};
+use freshet_core::metrics::{MetricKind, MetricName};
 use freshet_core::registry::Role;
 use freshet_core::sink::Guarantee;
 use serde_json::Value;
@@ -22,6 +23,7 @@ fn pages() -> Vec<(String, String)> {
         ("reference/command-line.md".to_owned(), crate::commands::docs::reference()),
         ("reference/project.md".to_owned(), project()),
         ("reference/connectors.md".to_owned(), connectors()),
+        ("reference/metrics.md".to_owned(), metrics()),
         ("errors/README.md".to_owned(), error_index()),
     ];
     for info in ALL_CODES {
@@ -35,6 +37,23 @@ fn pages() -> Vec<(String, String)> {
         pages.push((format!("errors/{}.md", info.code), text));
     }
     pages
+}
+
+/// The metrics, in the order of the code.
+fn metrics() -> String {
+    let mut page = String::from(
+        "# Metrics\n\n`GET /metrics` of a `freshet up`, in the text format of OpenMetrics. Counters \
+         begin at zero with each life of a job.\n\n| name | kind | meaning |\n|---|---|---|\n",
+    );
+    for metric in MetricName::ALL {
+        let kind = match metric.kind() {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
+        };
+        let _ = writeln!(page, "| `{}` | {kind} | {} |", metric.as_str(), metric.help());
+    }
+    page
 }
 
 /// Writes the pages below `docs`, and removes pages of codes that are no more.

@@ -326,6 +326,23 @@ impl Crew {
         Some((request, asked))
     }
 
+    /// Enters how far a partition goes, as an answer says.
+    fn learn(
+        &self,
+        partition: &TopicPartition,
+        end: i64,
+        next: i64,
+        last: Option<&Block>,
+        from: i64,
+    ) {
+        let mut ends = self.shared.ends.lock();
+        let known = ends.entry(Partition(partition.to_string())).or_insert((from, 0));
+        if let Some(block) = last {
+            known.0 = i64::try_from(block.next.0).unwrap_or(i64::MAX);
+        }
+        known.1 = end.saturating_sub(next).max(0);
+    }
+
     /// Enters an answer; the blocks in it.
     fn enter(&self, broker: i32, answer: FetchResponse, asked: &Asked) -> Result<Vec<Block>> {
         let mut given = Vec::new();
@@ -344,6 +361,10 @@ impl Crew {
                 };
                 let partition = TopicPartition { topic: Arc::clone(&name), index };
                 let end = self.reads.lock()[number].end.unwrap_or(i64::MAX);
+                let known = match self.shared.isolation() {
+                    0 => data.high_watermark,
+                    _ => data.last_stable_offset,
+                };
                 let fate = fate(number, &partition, (from, end), data);
                 let mut reads = self.reads.lock();
                 let read = &mut reads[number];
@@ -358,6 +379,7 @@ impl Crew {
                             blocks.push(empty(number, next, end));
                             next = end;
                         }
+                        self.learn(&partition, known.min(end), next, blocks.last(), from);
                         read.next = next;
                         read.queued += blocks.iter().map(|block| block.bytes.len()).sum::<usize>();
                         given.extend(blocks);

@@ -53,6 +53,8 @@ pub(super) struct Shared {
     pub clock: Arc<dyn Clock>,
     /// What is waited for, and since when.
     pub waits: Arc<Mutex<BTreeMap<String, (String, i64)>>>,
+    /// By partition, the offset behind what was given, and how many are there behind what was read.
+    pub ends: Mutex<BTreeMap<Partition, (i64, i64)>>,
     /// Of the group, once anything is read.
     membership: OnceLock<Membership>,
 }
@@ -108,6 +110,7 @@ impl KafkaSource {
                 cluster: Arc::new(Cluster::new(connection)),
                 clock: Arc::clone(&context.clock),
                 waits: Arc::default(),
+                ends: Mutex::default(),
                 membership: OnceLock::new(),
                 options,
             }),
@@ -208,6 +211,17 @@ impl StreamSource for KafkaSource {
             since: *since,
         });
         fetching.chain(self.format.waits()).collect()
+    }
+
+    /// As of the last answer to a fetch. What is read and never given, as the marks of transactions
+    /// are, is not counted.
+    fn ends(&self) -> BTreeMap<Partition, Position> {
+        let ends = self.shared.ends.lock();
+        let ends = ends.iter().map(|(partition, (given, left))| {
+            let end = u64::try_from(given.saturating_add(*left)).unwrap_or_default();
+            (partition.clone(), Position(end))
+        });
+        ends.collect()
     }
 
     fn discovery_interval(&self) -> Option<Duration> {
