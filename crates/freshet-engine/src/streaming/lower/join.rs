@@ -469,12 +469,11 @@ fn comparisons(condition: Expr) -> Vec<Expr> {
 /// The places of two times.
 type Times = (usize, usize);
 
-/// The bounds of `left - right` that a comparison says, with the places of the two times.
-fn bound_of(
-    left: &Relation,
-    right: &Relation,
-    condition: &Expr,
-) -> Result<Option<(Times, Option<i64>, Option<i64>)>> {
+/// The places of two times, with the least and the greatest difference of left and right.
+type Bounds = (Times, Option<i64>, Option<i64>);
+
+/// The bounds that a comparison says.
+fn bound_of(left: &Relation, right: &Relation, condition: &Expr) -> Result<Option<Bounds>> {
     let Expr::BinaryExpr(BinaryExpr { left: a, op, right: b }) = condition else { return Ok(None) };
     let straight = (time_of(left, a)?, time_of(right, b)?);
     let (from, to, op) = match straight {

@@ -1,3 +1,5 @@
+//! Joins of changelogs against nested loops.
+
 use std::sync::Arc;
 
 use freshet_core::rows::RowKind;

@@ -1,3 +1,5 @@
+//! Joins as of a time against a search of the versions.
+
 use proptest::prelude::*;
 
 use super::super::testing::{

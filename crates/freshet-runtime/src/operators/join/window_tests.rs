@@ -1,3 +1,5 @@
+//! Joins of windows against nested loops.
+
 use proptest::prelude::*;
 
 use super::super::testing::{
