@@ -482,6 +482,8 @@ impl Workshop<'_> {
                     Target::Kafka => Some(json!({
                         "connector": "kafka", "connection": "broker", "topic": out,
                         "compression": "none",
+                        // At full speed an epoch is larger than the default lets it be.
+                        "max_held_bytes": "2GiB",
                     })),
                     Target::Table => None,
                 };
