@@ -296,7 +296,8 @@ impl Engine {
     async fn declare_node(&self, context: &SessionContext, node: &Node) -> Result<()> {
         let name = table_of(self.project(), node);
         let file = || Location::file(node.path.display().to_string());
-        let schema = if node.config.materialized == Materialized::Stream {
+        let is_stream = node.config.materialized == Materialized::Stream;
+        let schema = if is_stream || self.reads_streams(node)? {
             self.check_stream(node).await?
         } else if node.config.materialized == Materialized::Seed {
             let seed = self.seed(context, node).await.map_err(|error| error.at(file()))?;

@@ -1,5 +1,6 @@
 //! A receiver that refuses now and then.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
@@ -24,7 +25,7 @@ async fn receiver(codes: &[u16]) -> (String, Seen) {
     let address =
         format!("http://{}/hook?token=hidden", listener.local_addr().expect("an address"));
     let seen = Seen::default();
-    let (mut codes, told) = (codes.to_vec().into_iter(), Arc::clone(&seen));
+    let (mut codes, told) = (VecDeque::from(codes.to_vec()), Arc::clone(&seen));
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.expect("a connection");
@@ -43,7 +44,7 @@ async fn receiver(codes: &[u16]) -> (String, Seen) {
             assert!(head.starts_with("POST /hook?token=hidden "), "{head}");
             assert_eq!(header(&head, "content-type"), "application/x-ndjson");
             assert_eq!(header(&head, "x-api-key"), "key");
-            let code = codes.next().unwrap_or(204);
+            let code = codes.pop_front().unwrap_or(204);
             told.lock().push((header(&head, "idempotency-key"), code, body));
             let retry = if code == 429 { "retry-after: 0\r\n" } else { "" };
             let answer = format!(

@@ -116,8 +116,10 @@ impl Engine {
         let (plan, catalog) = self.plan_stream(node, &io).await?;
         let lowered = lower(&plan, &catalog, &lower_options(node, 1));
         let Lowered { schema, updating, .. } = lowered.map_err(|error| in_model(error, node))?;
-        let outcome = Outcome { stage: 0, schema: &schema, updating };
-        self.plan_sinks(node, "", &outcome, 0)?;
+        if node.config.materialized == Materialized::Stream {
+            let outcome = Outcome { stage: 0, schema: &schema, updating };
+            self.plan_sinks(node, "", &outcome, 0)?;
+        }
         Ok(schema)
     }
 
@@ -184,6 +186,25 @@ impl Engine {
         connector
             .ingest(&table.options, spec, &context)
             .map_err(|error| error.at(table.location.clone()))
+    }
+
+    /// Whether a node is a query over sources that can be read as streams alone: a part of streaming
+    /// models, which no batch can compute.
+    pub(crate) fn reads_streams(&self, node: &Node) -> Result<bool> {
+        if !relations::is_query(node) {
+            return Ok(false);
+        }
+        for source in &node.sources {
+            if self.is_only_streamed(self.source_table(source)?)? {
+                return Ok(true);
+            }
+        }
+        for id in &node.refs {
+            if self.reads_streams(self.node(id)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a source can be read as a stream alone.

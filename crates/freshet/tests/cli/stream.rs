@@ -164,21 +164,23 @@ fn a_stream_that_is_killed_again_and_again_loses_and_doubles_nothing() {
 fn what_cannot_run_as_a_stream_is_said_with_its_place() {
     let project = project();
     project.write(
-        "models/distinct_cities.sql",
-        "{{ config(materialized='stream') }}\nselect distinct city from {{ source('shop', 'orders') }}\n",
+        "models/ordered_cities.sql",
+        "{{ config(materialized='stream') }}\nselect city from {{ source('shop', 'orders') }} order by city\n",
     );
-    project
-        .run(&["up"])
-        .exits(2)
-        .says(&["DISTINCT is not supported in a stream", "distinct_cities.sql"]);
+    for command in ["check", "up"] {
+        project
+            .run(&[command])
+            .exits(2)
+            .says(&["ORDER BY is not supported in a stream", "ordered_cities.sql"]);
+    }
     project.write(
-        "models/distinct_cities.sql",
+        "models/ordered_cities.sql",
         "{{ config(materialized='stream') }}\nselect town from {{ source('shop', 'orders') }}\n",
     );
-    project.run(&["check"]).exits(2).says(&["town", "models/distinct_cities.sql:2"]);
+    project.run(&["check"]).exits(2).says(&["town", "models/ordered_cities.sql:2"]);
     project.run(&["run", "--select", "per_minute"]).exits(0);
-    project.write("models/distinct_cities.sql", "select 1 as one\n");
-    project.run(&["up", "--select", "distinct_cities"]).exits(2).says(&["no streaming model"]);
+    project.write("models/ordered_cities.sql", "select 1 as one\n");
+    project.run(&["up", "--select", "ordered_cities"]).exits(2).says(&["no streaming model"]);
     project.replace("sources/shop.yml", "for: at", "for: att");
     project.run(&["up"]).exits(2).says(&["has no column \"att\"", "did you mean \"at\"?"]);
 }

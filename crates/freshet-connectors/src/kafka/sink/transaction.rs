@@ -127,7 +127,9 @@ impl Publisher {
     /// Becomes the producer, which aborts what is open, and reads the mark.
     async fn begin(&mut self, generation: Generation) -> Result<&mut Session> {
         if self.session.is_none() {
-            let before = self.mark().await?;
+            // What an instance that was killed left open is aborted by the producer alone: nobody waits for
+            // it before.
+            let before = self.look(false).await?;
             self.check(before, generation)?;
             let producer = self.cluster.producer(Some(&self.id), self.timeout).await?;
             // Somebody may have been faster between the two.
@@ -253,13 +255,18 @@ impl Publisher {
 
     /// What the topic holds, once no transaction is in the midst of saying so.
     pub async fn mark(&self) -> Result<Option<Mark>> {
+        self.look(true).await
+    }
+
+    /// What the topic holds; `stable` waits for transactions that are in the midst of saying so.
+    async fn look(&self, stable: bool) -> Result<Option<Mark>> {
         let wanted = OffsetFetchRequestTopic::default()
             .with_name(topic_name(&self.topic))
             .with_partition_indexes(vec![0]);
         let request = OffsetFetchRequest::default()
             .with_group_id(GroupId(StrBytes::from_string(self.id.clone())))
             .with_topics(Some(vec![wanted]))
-            .with_require_stable(true);
+            .with_require_stable(stable);
         let patience = self.cluster.options.request_timeout;
         let failed = |error: i16| {
             refused(error, || format!("could not read what topic \"{}\" holds", self.topic))
