@@ -156,8 +156,8 @@ fn version_joins(body: &mut SetExpr) -> Result<()> {
             version_joins(right)
         }
         SetExpr::Select(select) => {
-            let joins = select.from.iter_mut().flat_map(|from| from.joins.iter_mut());
-            joins.map(version_join).collect()
+            let mut joins = select.from.iter_mut().flat_map(|from| from.joins.iter_mut());
+            joins.try_for_each(version_join)
         }
         _ => Ok(()),
     }
