@@ -69,9 +69,10 @@ mod tests {
     fn rows(changes: &[(Option<i64>, i64, u8)]) -> Rows {
         let keys: Int64Array = changes.iter().map(|(key, ..)| *key).collect();
         let values: Int64Array = changes.iter().map(|(_, value, _)| Some(*value)).collect();
-        let batch = RecordBatch::try_from_iter([
-            ("k", Arc::new(keys) as ArrayRef),
-            ("v", Arc::new(values)),
+        // Nullable, whatever the first rows hold.
+        let batch = RecordBatch::try_from_iter_with_nullable([
+            ("k", Arc::new(keys) as ArrayRef, true),
+            ("v", Arc::new(values), true),
         ]);
         let kinds = changes.iter().map(|(.., kind)| RowKind::from_u8(*kind).expect("a kind"));
         Rows::changes(batch.expect("two columns"), kinds.collect())
