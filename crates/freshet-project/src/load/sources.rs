@@ -147,11 +147,11 @@ impl Context<'_> {
         let connector = table.connector.as_ref().or(source.connector.as_ref());
         let connector = match connector {
             Some(connector) => Some(connector.value.clone()),
+            None if options.get("path").is_some() => Some(DEFAULT_CONNECTOR.to_owned()),
             // What the connection is may depend on the environment.
             None if connection.is_some() => {
                 connection.map(|connection| connection.connector.clone())
             }
-            None if options.get("path").is_some() => Some(DEFAULT_CONNECTOR.to_owned()),
             None if complete && (table.with.is_some() || source.with.is_some()) => {
                 self.findings.error(
                     Error::new(
