@@ -1,3 +1,5 @@
+//! Joins of times that lie near to each other against nested loops.
+
 use proptest::prelude::*;
 
 use super::super::testing::{
