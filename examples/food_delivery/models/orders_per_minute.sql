@@ -3,7 +3,7 @@
     materialized='stream',
     sinks=[
         'table',
-        {'connector': 'kafka', 'connection': 'events', 'topic': 'orders_per_minute', 'partitions': 1},
+        {'connector': 'kafka', 'connection': 'events', 'topic': 'orders_per_minute', 'create_partitions': 1},
         {'connector': 'postgres', 'connection': 'postgres', 'table': 'orders_per_minute'}
     ] if target.name == 'kafka' else ['table']
 ) }}

@@ -210,10 +210,14 @@ fn killed_processes_lose_and_double_nothing_anywhere() {
     awaits(&project, &format!("select {per_city} from per_city"), &cities_expected);
     let said = interrupt(&project, child);
     let in_postgres = |sql: String| query(&sql.replace(" from ", &format!(" from {schema}.")));
-    assert_eq!(in_postgres(format!("select {totals} from every_order")), [rows.clone()], "{said}");
+    assert_eq!(
+        in_postgres(format!("select {totals} from every_order")),
+        std::slice::from_ref(&rows),
+        "{said}"
+    );
     assert_eq!(
         in_postgres(format!("select {per_city} from per_city")),
-        [cities_expected.clone()],
+        std::slice::from_ref(&cities_expected),
         "{said}"
     );
     echo(&project, "a", &orders, &[("id", "bigint"), ("city", "text")], "");

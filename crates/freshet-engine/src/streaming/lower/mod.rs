@@ -495,18 +495,7 @@ impl Lowering<'_> {
 
     /// Errors where windows are made of a column that no watermark is about.
     fn check_time(&self, input: &Relation, time: &Expr) -> Result<()> {
-        let plain = match time {
-            // Times of sources that have a zone are in UTC, and the same numbers without one.
-            Expr::Cast(Cast { expr, .. })
-                if matches!(
-                    expr.get_type(&input.schema),
-                    Ok(DataType::Timestamp(TimeUnit::Microsecond, Some(zone))) if &*zone == "UTC"
-                ) =>
-            {
-                expr
-            }
-            time => time,
-        };
+        let plain = without_zone(input, time);
         let is_time = match plain {
             Expr::Column(column) => match input.origins[input.index(column)?] {
                 Origin::Time | Origin::Window(Bound::Time, _) => !input.updating,
@@ -617,6 +606,21 @@ impl Lowering<'_> {
 fn calc(schema: &SchemaRef, exprs: Vec<Arc<dyn ScalarExpr>>) -> Arc<Calc> {
     let columns = Some(Columns { schema: Arc::clone(schema), exprs });
     Arc::new(Calc { condition: None, columns })
+}
+
+/// A time as its source gives it: those that have a zone are in UTC, and the same numbers without one.
+fn without_zone<'a>(input: &Relation, time: &'a Expr) -> &'a Expr {
+    match time {
+        Expr::Cast(Cast { expr, .. })
+            if matches!(
+                expr.get_type(&*input.schema),
+                Ok(DataType::Timestamp(TimeUnit::Microsecond, Some(zone))) if &*zone == "UTC"
+            ) =>
+        {
+            expr
+        }
+        time => time,
+    }
 }
 
 fn unaliased(expr: &Expr) -> &Expr {

@@ -57,7 +57,7 @@ impl Lowering<'_> {
             )
             .hint("join first, and aggregate or deduplicate what that gives"));
         }
-        let left_time = match unaliased(time) {
+        let left_time = match super::without_zone(&left, unaliased(time)) {
             Expr::Column(column) => left.schema.maybe_index_of_column(column),
             _ => None,
         };
