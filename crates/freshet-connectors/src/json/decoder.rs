@@ -443,11 +443,12 @@ impl MessageDecoder for JsonDecoder {
         let mut text = 0;
         for (index, message) in messages.iter().enumerate() {
             if index == text {
-                // Looked at once for all that lie behind each other; one at a time where that fails.
+                // Looked at once for all that lie behind each other; where that fails, each is looked at
+                // alone, and the others never again together: that would be work without an end.
                 let run = run(&messages[index..]);
                 let all = message.start as usize..messages[index + run - 1].end as usize;
                 let all = run > 1 && simdutf8::basic::from_utf8(&bytes[all]).is_ok();
-                text = index + if all { run } else { 1 };
+                text = index + run;
                 self.all_text = all;
             }
             out.lines += 1;
