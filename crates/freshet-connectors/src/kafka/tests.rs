@@ -57,6 +57,17 @@ impl Fixture {
         let connection = options.connection(".".as_ref()).expect("valid options");
         let cluster = Arc::new(Cluster::new(connection));
         cluster.create_topic(&topic, partitions, settings).await.expect("the topic can be made");
+        // A topic is made before all brokers know of it, and who leads its partitions.
+        let led = async {
+            loop {
+                match cluster.topic(&topic).await {
+                    Ok(known) if known.leaders.values().all(Option::is_some) => break,
+                    Err(error) if !error.is_retryable() => panic!("{error:?}"),
+                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), led).await.expect("partitions have leaders");
         let sender = Sender::new(Arc::clone(&cluster), topic.as_str().into());
         Self { brokers: brokers.to_owned(), topic, cluster, sender, sequence: BTreeMap::new() }
     }

@@ -113,7 +113,7 @@ async fn a_broker_that_is_killed_under_load_costs_no_record_and_doubles_none() {
 
     let done = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&done);
-    let writing = tokio::spawn(async move {
+    let mut writing = tokio::spawn(async move {
         let wakes: Vec<Arc<dyn Wake>> = vec![Arc::new(NoWake)];
         let mut generation = 1;
         let mut writers = sink.open(claim(generation), &wakes).await.expect("open");
@@ -148,7 +148,12 @@ async fn a_broker_that_is_killed_under_load_costs_no_record_and_doubles_none() {
     }
     let mut seen = Seen::default();
     for round in 1..=3 {
-        more(&source, &mut fetcher, &partitions, &[0], round * 500, &mut seen).await;
+        let some = more(&source, &mut fetcher, &partitions, &[0], round * 500, &mut seen);
+        tokio::select! {
+            some = tokio::time::timeout(Duration::from_secs(120), some) => some.expect("records"),
+            // What it panicked with is told by the test.
+            ended = &mut writing => panic!("the writer ended: {ended:?}"),
+        }
         broker.kill();
         // The fetcher says what it waits for.
         let waiting = async {
@@ -171,7 +176,8 @@ async fn a_broker_that_is_killed_under_load_costs_no_record_and_doubles_none() {
         broker.start().await;
     }
     done.store(true, Ordering::SeqCst);
-    let written = writing.await.expect("all was written");
+    let written = tokio::time::timeout(Duration::from_secs(120), writing).await;
+    let written = written.expect("an end").expect("all was written");
     let rest = more(&source, &mut fetcher, &partitions, &[0], written as u64, &mut seen);
     tokio::time::timeout(Duration::from_secs(120), rest).await.expect("all is read");
     let mut ids: Vec<i64> =
