@@ -173,8 +173,9 @@ pub trait StreamSource: fmt::Debug + Send + Sync {
 /// Fetches the bytes of some partitions of a source.
 #[async_trait]
 pub trait Fetcher: Send {
-    /// Fetches this partition as well: the `n`th that is added is number `n`, from 0.
-    async fn add(&mut self, partition: &Partition, start: Start) -> Result<()>;
+    /// Fetches this partition as well: the `n`th that is added is number `n`, from 0. Gives where
+    /// reading begins, unless that is not known yet.
+    async fn add(&mut self, partition: &Partition, start: Start) -> Result<Option<Position>>;
 
     /// The next bytes of any partition, those of each in order. Waits for them; `None` once all
     /// partitions came to an end, which most never do. Dropping the future loses nothing.

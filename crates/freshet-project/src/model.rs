@@ -44,10 +44,24 @@ pub struct Project {
 pub struct DemoData {
     /// The generator, as `freshet generate` has it.
     pub generator: String,
-    /// The folder that it fills when it is missing; absolute.
-    pub into: PathBuf,
+    /// Where it goes.
+    pub into: DemoTarget,
     /// The generator's options.
     pub options: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Where a project's own data goes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DemoTarget {
+    /// Into a folder, which is filled when it is missing; absolute.
+    Folder(PathBuf),
+    /// Into sources, as events happen.
+    Streams {
+        /// The source of each of the generator's streams.
+        sources: BTreeMap<String, SourceId>,
+        /// The query whose result is shown as it changes.
+        show: Option<String>,
+    },
 }
 
 /// One environment of `freshet.yml`, defaults applied, secrets resolved.
@@ -161,9 +175,22 @@ pub struct Watermark {
     pub expr: String,
     /// After how long without rows nobody waits for a partition; `None` is never.
     pub idle_after: Option<HumanDuration>,
+    /// What becomes of time while all partitions are idle.
+    pub when_idle: WhenIdle,
     /// Where it is declared.
     #[serde(skip)]
     pub location: Location,
+}
+
+/// What becomes of a source's time while all of its partitions are idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenIdle {
+    /// It stands still, and nobody waits for the source.
+    #[default]
+    Wait,
+    /// It goes on as the time of day does.
+    Advance,
 }
 
 /// What happens when a file changed after it was consumed.

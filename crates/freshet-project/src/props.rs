@@ -3,13 +3,15 @@
 
 #![allow(dead_code, reason = "some fields are there to be accepted and described, no more")]
 
+use std::collections::BTreeMap;
+
 use freshet_core::config::{ByteSize, HumanDuration, Share};
 use freshet_core::contract::{ContractMode, ContractModes};
 use freshet_core::http::HttpOptions;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::model::{BatchSize, EmptyFiles, ExportConfig, LoadConfig, OnChanged, OnFail};
+use crate::model::{BatchSize, EmptyFiles, ExportConfig, LoadConfig, OnChanged, OnFail, WhenIdle};
 use crate::model::{IncrementalStrategy, Materialized, OnSchemaChange};
 use crate::yaml::{Item, Located};
 
@@ -39,7 +41,8 @@ pub struct ProjectFile {
     #[schemars(with = "Option<JsonMap>")]
     pub vars: Option<Item>,
     /// Data that the project makes for itself where there is none, so that it runs as it lies.
-    pub demo_data: Option<DemoDataProps>,
+    #[schemars(with = "Option<DemoDataProps>")]
+    pub demo_data: Option<Located<DemoDataProps>>,
     /// Settings of models by folder, as in `dbt_project.yml`: `+materialized: table`.
     #[schemars(with = "Option<JsonMap>")]
     pub models: Option<Item>,
@@ -67,11 +70,17 @@ pub struct ProjectFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DemoDataProps {
-    /// The generator: `pos`.
+    /// The generator: `pos` makes files, `orders` makes streams.
     pub generator: String,
     /// The folder that it fills when it is missing.
-    #[schemars(with = "String")]
-    pub into: Located<String>,
+    #[schemars(with = "Option<String>")]
+    pub into: Option<Located<String>>,
+    /// Instead of a folder: the source that each stream is pushed to by `freshet up --demo`, as
+    /// events happen.
+    #[schemars(with = "Option<JsonMap>")]
+    pub streams: Option<Located<BTreeMap<String, String>>>,
+    /// The query whose result `freshet up --demo` shows as it changes.
+    pub show: Option<String>,
     /// The generator's options, as `freshet generate` has them.
     #[schemars(with = "Option<JsonMap>")]
     pub options: Option<Item>,
@@ -390,6 +399,9 @@ pub struct WatermarkProps {
     pub delay: Option<HumanDuration>,
     /// After how long without rows nobody waits for a partition any more. Default: never.
     pub idle_after: Option<HumanDuration>,
+    /// What becomes of time while all partitions are idle: `wait` (the default: it stands still) or
+    /// `advance` (it goes on as the time of day does, so that windows close).
+    pub when_idle: Option<WhenIdle>,
 }
 
 /// What happens when data departs from the declared columns; what is left out has its default.

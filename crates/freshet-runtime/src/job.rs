@@ -25,6 +25,7 @@ use crate::figures::Phase;
 use crate::monitor::JobMonitor;
 use crate::operator::{Chain, OperatorContext};
 use crate::plan::{EdgePlan, JobPlan, JobSource, SinkPlan, StageInput, StagePlan};
+use crate::source::Silence;
 use crate::state::{KeyGroupRange, SpillOptions};
 use crate::task::{
     Command, Cut, Input, Mailbox, Output, Report, Reporter, Task, TaskId, TaskParts,
@@ -413,6 +414,7 @@ impl Job {
             .into_iter();
             let mut writers = writers.remove(&place).unwrap_or_default().into_iter();
             let watermark = manifest.watermarks.get(&stage.id).copied().unwrap_or(EventTime::MIN);
+            let silence = Arc::<Silence>::default();
             for index in 0..stage.parallelism {
                 let id = TaskId { stage: place as u16, index };
                 let input = match &stage.input {
@@ -421,7 +423,12 @@ impl Job {
                         mailboxes
                             .push((self.executor.wake(self.worker(index)), Arc::clone(&mailbox)));
                         let feed = feeds.next().ok_or_else(|| missing("feed", stage))?;
-                        Input::Source { feed, watermark: watermark.clone(), mailbox }
+                        Input::Source {
+                            feed,
+                            watermark: watermark.clone(),
+                            silence: Arc::clone(&silence),
+                            mailbox,
+                        }
                     }
                     StageInput::Edges(_) => {
                         let (inbox, inputs) = inboxes[place].remove(&index).expect("one a task");

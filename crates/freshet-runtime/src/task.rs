@@ -16,7 +16,7 @@ use crate::exchange::{Barrier, ChannelSender, Element, Inbox, Partitioner, Taken
 use crate::figures::{OperatorFigures, TaskFigures};
 use crate::monitor::{Board, Meter, PUBLISH_EVERY};
 use crate::operator::{Chain, Flow, MAIN, Port, Tail};
-use crate::source::{Fed, Feed, SplitPosition, WatermarkSpec, Watermarks};
+use crate::source::{Fed, Feed, Silence, SplitPosition, WatermarkSpec, Watermarks};
 use crate::state::Delta;
 use crate::time::{Merged, WatermarkMerge};
 use freshet_core::rows::Rows;
@@ -161,6 +161,8 @@ pub enum Input {
         feed: Box<dyn Feed>,
         /// How far its splits' time has come.
         watermark: Option<WatermarkSpec>,
+        /// What it shares with the source's other tasks.
+        silence: Arc<Silence>,
         /// What the coordinator wants.
         mailbox: Arc<Mailbox>,
     },
@@ -335,9 +337,9 @@ impl Task {
                     bytes_in: 0,
                 })
             }
-            Input::Source { feed, watermark: spec, mailbox } => Reading::Source(Source {
+            Input::Source { feed, watermark: spec, silence, mailbox } => Reading::Source(Source {
                 feed,
-                watermarks: spec.map(|spec| Watermarks::new(spec, watermark)),
+                watermarks: spec.map(|spec| Watermarks::new(spec, silence, watermark)),
                 mailbox,
                 exhausted: false,
                 is_idle: false,
@@ -602,6 +604,11 @@ impl Task {
                         let later = watermarks.observe(split, rows.batch(), now)?;
                         merged = merged.then(later);
                     }
+                    // A task that always has rows of one split would never hear of the others' silence.
+                    if watermarks.deadline().is_some_and(|deadline| deadline <= now) {
+                        let feed = &source.feed;
+                        merged = merged.then(watermarks.tick(now, |split| feed.has_backlog(split)));
+                    }
                 }
                 if let Some(dead) = dead {
                     self.outputs.rows(0, crate::source::DEAD_LETTERS, dead)?;
@@ -617,7 +624,9 @@ impl Task {
             }
             Fed::Nothing => {
                 let merged = match &mut source.watermarks {
-                    Some(watermarks) => watermarks.tick(now),
+                    Some(watermarks) => {
+                        watermarks.tick(now, |split| source.feed.has_backlog(split))
+                    }
                     None => Merged::SAME,
                 };
                 self.on_merged(merged)?;

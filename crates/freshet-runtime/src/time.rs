@@ -98,6 +98,11 @@ impl WatermarkMerge {
         Merged { is_idle, ..self.reach(furthest) }
     }
 
+    /// Time has come to `time` whatever the inputs say.
+    pub fn raise(&mut self, time: EventTime) -> Merged {
+        self.reach(Some(time))
+    }
+
     fn merge(&mut self) -> Merged {
         let active = self.inputs.iter().filter(|input| !input.idle);
         self.reach(active.map(|input| input.watermark).min())

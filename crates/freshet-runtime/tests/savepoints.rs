@@ -104,10 +104,7 @@ impl Case {
         });
         let source = StageInput::Source {
             source: Arc::new(LogSource { log: Arc::clone(&self.log), chance: chance.clone() }),
-            watermark: Some(WatermarkSpec {
-                expr: Arc::new(Delayed(self.disorder)),
-                idle_after: None,
-            }),
+            watermark: Some(WatermarkSpec::new(Arc::new(Delayed(self.disorder)))),
         };
         let edge = StageInput::Edges(vec![EdgePlan {
             from: 0,

@@ -211,10 +211,7 @@ impl Case {
         };
         let source = |log: &Arc<SimLog>| StageInput::Source {
             source: Arc::new(LogSource { log: Arc::clone(log), chance: chance.clone() }),
-            watermark: Some(WatermarkSpec {
-                expr: Arc::new(Delayed(self.delay)),
-                idle_after: None,
-            }),
+            watermark: Some(WatermarkSpec::new(Arc::new(Delayed(self.delay)))),
         };
         let edge = |from, port, input, partitioning| EdgePlan {
             from,

@@ -188,13 +188,23 @@ pub struct UpArgs {
     /// Between two checkpoints
     #[arg(long, value_name = "SPAN", default_value = "1s")]
     pub checkpoint_interval: freshet_core::config::HumanDuration,
-    /// Between two commits of a table
-    #[arg(long, value_name = "SPAN", default_value = "60s")]
+    /// Between two commits of a table [default: 60s; with --demo 1s]
+    #[arg(
+        long,
+        value_name = "SPAN",
+        default_value = "60s",
+        default_value_if("demo", "true", "1s"),
+        hide_default_value = true
+    )]
     pub commit_interval: freshet_core::config::HumanDuration,
     /// Where to listen for HTTP: an address of this machine such as `127.0.0.1:7878`, or `none`
     /// [default: `http.listen` of the environment]
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<String>,
+    /// Makes the streams that the project's `demo_data` declares as they happen, and shows a result
+    /// as it changes
+    #[arg(long)]
+    pub demo: bool,
 }
 
 /// `freshet jobs`

@@ -127,7 +127,7 @@ impl Drop for KafkaFetcher {
 
 #[async_trait]
 impl Fetcher for KafkaFetcher {
-    async fn add(&mut self, partition: &Partition, start: Start) -> Result<()> {
+    async fn add(&mut self, partition: &Partition, start: Start) -> Result<Option<Position>> {
         let partition: TopicPartition = partition.0.parse()?;
         let shared = &self.crew.shared;
         let of_group = shared.membership().is_some();
@@ -152,7 +152,8 @@ impl Fetcher for KafkaFetcher {
             ours: !of_group,
         });
         raise(&self.crew.trouble);
-        Ok(())
+        // Of what a group reads the offsets are known once it is ours.
+        Ok(u64::try_from(next).ok().map(Position))
     }
 
     async fn fetch(&mut self) -> Result<Option<Block>> {

@@ -6,14 +6,17 @@
 //! - [`source`], [`fetcher`], [`decoder`]: reading. Brokers' bytes become blocks as they are; a
 //!   worker checks, decompresses and decodes them.
 //! - [`group`]: reading together with others.
-//! - [`sink`]: writing, by transactions or at once.
+//! - [`sink`]: writing, by transactions or at once; [`delivery`]: sending until it is acknowledged.
+//! - [`ingest`]: records that are pushed.
 
 pub mod batch;
 pub mod client;
 pub mod compression;
 pub mod decoder;
+pub mod delivery;
 pub mod fetcher;
 pub mod group;
+pub mod ingest;
 pub mod options;
 pub mod records;
 pub mod sink;
@@ -22,6 +25,7 @@ pub mod source;
 use std::sync::Arc;
 
 use freshet_core::error::Result;
+use freshet_core::ingest::Ingest;
 use freshet_core::registry::{
     Connector, ConnectorContext, ConnectorInfo, Role, SourceSpec, StreamSinkSpec,
 };
@@ -30,6 +34,7 @@ use freshet_core::stream::{StreamSink, StreamSource};
 use serde_json::Value;
 
 use crate::formats::Format;
+use ingest::KafkaIngest;
 use options::{KafkaOptions, Topics};
 use sink::KafkaSink;
 use source::KafkaSource;
@@ -51,7 +56,7 @@ impl Connector for KafkaConnector {
     fn info(&self) -> ConnectorInfo {
         ConnectorInfo {
             name: "kafka",
-            roles: &[Role::Stream, Role::StreamSink],
+            roles: &[Role::Stream, Role::StreamSink, Role::Ingest],
             summary: "Reads and writes topics of Apache Kafka: keys, headers, transactions, upserts.",
             guarantee: Some(Guarantee::ExactlyOnce),
             options: schemars::schema_for!(KafkaOptions),
@@ -70,6 +75,16 @@ impl Connector for KafkaConnector {
     ) -> Result<Arc<dyn StreamSource>> {
         let options = KafkaOptions::read(options, &context.connection)?;
         Ok(Arc::new(KafkaSource::new(options, &spec, context, &self.formats)?))
+    }
+
+    fn ingest(
+        &self,
+        options: &Value,
+        spec: SourceSpec,
+        context: &ConnectorContext,
+    ) -> Result<Arc<dyn Ingest>> {
+        let options = KafkaOptions::read(options, &context.connection)?;
+        Ok(Arc::new(KafkaIngest::new(options, &spec, context, &self.formats)?))
     }
 
     fn stream_sink(

@@ -112,8 +112,8 @@ pub struct KafkaOptions {
     pub transactional_id: Option<String>,
     /// As a sink: how long a transaction may stay open before the cluster aborts it. Default: `1m`.
     pub transaction_timeout: HumanDuration,
-    /// As a sink: makes the topic with so many partitions where it is missing, with the cluster's own
-    /// settings. Default: a missing topic is an error.
+    /// As a sink, and where records are pushed: makes the topic with so many partitions where it is
+    /// missing, with the cluster's own settings. Default: a missing topic is an error.
     pub create_partitions: Option<i32>,
     /// As a sink: how batches are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`. Default: `lz4`.
     pub compression: Codec,

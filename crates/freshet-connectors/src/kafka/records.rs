@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use super::options::Codec;
+
 /// Bytes in front of the records of a batch.
 pub const HEADER: usize = 61;
 /// Bytes of a batch that its length does not count.
@@ -37,6 +39,18 @@ pub enum Compression {
     Lz4,
     /// By Zstandard.
     Zstd,
+}
+
+impl From<Codec> for Compression {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::None => Self::None,
+            Codec::Gzip => Self::Gzip,
+            Codec::Snappy => Self::Snappy,
+            Codec::Lz4 => Self::Lz4,
+            Codec::Zstd => Self::Zstd,
+        }
+    }
 }
 
 /// The header of a batch.

@@ -21,7 +21,7 @@ use super::service::EventLog;
 use super::source::{LogIngest, LogSource};
 use super::writer::Settled;
 use crate::formats::Format;
-use crate::messages::{self, MessageFormat};
+use crate::messages::{self, Judge, MessageFormat};
 use crate::options;
 
 /// Where logs lie that name no folder.
@@ -146,6 +146,6 @@ impl Connector for LogConnector {
                 log
             }
         };
-        Ok(Arc::new(LogIngest { log, format, format_name, max_record_bytes, idle: Arc::default() }))
+        Ok(Arc::new(LogIngest { log, judge: Judge::new(format, max_record_bytes), format_name }))
     }
 }

@@ -62,7 +62,7 @@ impl LogFetcher {
 
 #[async_trait]
 impl Fetcher for LogFetcher {
-    async fn add(&mut self, partition: &Partition, start: Start) -> Result<()> {
+    async fn add(&mut self, partition: &Partition, start: Start) -> Result<Option<Position>> {
         let number = partition.0.parse().ok().filter(|number| *number < self.place.partitions);
         let number: u32 = number.ok_or_else(|| {
             Error::new(
@@ -78,7 +78,7 @@ impl Fetcher for LogFetcher {
         let place = self.place.clone();
         let offset = blocking(move || start_offset(&place, number, start, settled)).await?;
         self.cursors.push(Cursor { partition: number, offset, spot: None });
-        Ok(())
+        Ok(Some(Position(offset)))
     }
 
     async fn fetch(&mut self) -> Result<Option<Block>> {

@@ -1,20 +1,14 @@
 //! A log as a source without an end, and as something that records are pushed to.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use freshet_core::error::{Error, Result, code};
-use freshet_core::format::{Decoding, Message, MessageDecoder, ReadSpec};
-use freshet_core::ingest::{AppendRequest, Appended, Ingest, Record};
-use freshet_core::record::{Decoded, Reject};
+use freshet_core::error::Result;
+use freshet_core::ingest::{AppendRequest, Appended, Ingest};
 use freshet_core::source::Position;
 use freshet_core::stream::{BlockDecoder, Fetcher, Partition, StreamSource, Wait};
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::LogOptions;
@@ -24,7 +18,7 @@ use super::place::Place;
 use super::reader::{LogFetcher, blocking};
 use super::service::EventLog;
 use super::writer::Settled;
-use crate::messages::MessageFormat;
+use crate::messages::{Judge, MessageFormat};
 
 /// A log that is read.
 #[derive(Debug)]
@@ -78,24 +72,13 @@ impl StreamSource for LogSource {
 }
 
 /// A log that is pushed to.
+#[derive(Debug)]
 pub(super) struct LogIngest {
     pub log: Arc<EventLog>,
-    pub format: Arc<dyn MessageFormat>,
-    /// What sources call it.
+    pub judge: Judge,
+    /// What sources call its format.
     pub format_name: String,
-    pub max_record_bytes: usize,
-    /// Decoders that wait for the next request.
-    pub idle: Arc<Mutex<Vec<Box<dyn MessageDecoder>>>>,
 }
-
-/// Requests up to this size are looked at where they arrive, larger ones on a thread of their own.
-const SMALL: usize = 64 << 10;
-/// How often records are looked at that need something which is still being fetched, and the time
-/// between: five seconds in all.
-const TRIES: usize = 100;
-const BETWEEN_TRIES: Duration = Duration::from_millis(50);
-/// Decoders that are kept.
-const IDLE: usize = 16;
 
 #[async_trait]
 impl Ingest for LogIngest {
@@ -103,97 +86,15 @@ impl Ingest for LogIngest {
         &self.format_name
     }
 
-    async fn append(&self, request: AppendRequest) -> Result<Appended> {
+    async fn append(&self, mut request: AppendRequest) -> Result<Appended> {
         self.log.check(&request)?;
-        let strict = request.strict;
-        let records = request.records.len() as u64;
-        let bytes: usize = request.records.iter().map(|record| record.value.len()).sum();
-        let mut request = request;
-        let mut tries = 0;
-        let rejects = loop {
-            let looked;
-            (looked, request) = if bytes <= SMALL {
-                (self.look_at(&request.records)?, request)
-            } else {
-                let looking = Self {
-                    log: Arc::clone(&self.log),
-                    format: Arc::clone(&self.format),
-                    format_name: self.format_name.clone(),
-                    max_record_bytes: self.max_record_bytes,
-                    idle: Arc::clone(&self.idle),
-                };
-                blocking(move || Ok((looking.look_at(&request.records)?, request))).await?
-            };
-            if let Some(rejects) = looked {
-                break rejects;
-            }
-            tries += 1;
-            if tries > TRIES {
-                let waits = self.format.waits();
-                let reason = waits.first().map_or("something", |wait| wait.what.as_str());
-                let message = format!("records cannot be looked at yet: they wait for {reason}");
-                return Err(Error::new(code::SOURCE, message).retryable());
-            }
-            tokio::time::sleep(BETWEEN_TRIES).await;
-        };
-        let accepted = records - rejects.len() as u64;
-        if strict && !rejects.is_empty() {
+        let (records, rejects) = self.judge.judge(request.records).await?;
+        let accepted = (records.len() - rejects.len()) as u64;
+        if request.strict && !rejects.is_empty() {
             return Ok(Appended { kept: false, accepted, rejects, ..Appended::default() });
         }
+        request.records = records;
         let appended = self.log.append(request).await?;
         Ok(Appended { accepted, rejects, ..appended })
-    }
-}
-
-impl LogIngest {
-    /// What the contract says of records: those that it does not accept, by their numbers. `None`
-    /// where that cannot be said yet.
-    fn look_at(&self, records: &[Record]) -> Result<Option<Vec<Reject>>> {
-        let idle = self.idle.lock().pop();
-        let mut decoder = match idle {
-            Some(decoder) => decoder,
-            None => self.format.decoder(&ReadSpec {
-                max_record_bytes: self.max_record_bytes,
-                ..ReadSpec::default()
-            })?,
-        };
-        let mut decoded = Decoded::default();
-        let mut messages = Vec::with_capacity(records.len());
-        let bytes = match records {
-            [record] => {
-                messages.push(message(0, record.value.len(), 0)?);
-                record.value.clone()
-            }
-            _ => {
-                let len = records.iter().map(|record| record.value.len() + 1).sum();
-                let mut bytes = BytesMut::with_capacity(len);
-                for (number, record) in records.iter().enumerate() {
-                    messages.push(message(bytes.len(), record.value.len(), number)?);
-                    bytes.extend_from_slice(&record.value);
-                    bytes.extend_from_slice(b"\n");
-                }
-                Bytes::from(bytes)
-            }
-        };
-        // Where the contract freezes, a bad record is an error here, and nothing is kept.
-        let decoding = decoder.decode(&bytes, &messages, &mut decoded)?;
-        let mut idle = self.idle.lock();
-        if idle.len() < IDLE {
-            idle.push(decoder);
-        }
-        Ok((decoding == Decoding::Done).then_some(decoded.rejects))
-    }
-}
-
-fn message(start: usize, len: usize, number: usize) -> Result<Message> {
-    let place = |at: usize| {
-        u32::try_from(at).map_err(|_| Error::new(code::LIMIT, "a request has 4 GiB or more"))
-    };
-    Ok(Message { start: place(start)?, end: place(start + len)?, position: number as u64 })
-}
-
-impl fmt::Debug for LogIngest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LogIngest").field("log", &self.log).finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 //! What a text means is decided by the decoders of files (`text`); other formats decode messages
 //! themselves ([`raw`], [`crate::avro`]). Nothing here knows where messages come from.
 
+mod judge;
 pub mod raw;
 mod text;
 
@@ -18,6 +19,7 @@ use freshet_core::stream::Wait;
 use serde_json::{Map, Value};
 
 use crate::formats::{Format, FormatReader};
+pub use judge::Judge;
 
 /// A format of messages, with its contract.
 pub trait MessageFormat: Debug + Send + Sync {

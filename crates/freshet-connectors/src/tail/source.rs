@@ -167,7 +167,7 @@ struct TailFetcher {
 
 #[async_trait]
 impl Fetcher for TailFetcher {
-    async fn add(&mut self, partition: &Partition, start: Start) -> Result<()> {
+    async fn add(&mut self, partition: &Partition, start: Start) -> Result<Option<Position>> {
         let print = Fingerprint::from_str_radix(&partition.0, 16).ok();
         let known = print.and_then(|print| self.shared.names.0.lock().get(&print).cloned());
         let (Some(print), Some(known)) = (print, known) else {
@@ -182,7 +182,7 @@ impl Fetcher for TailFetcher {
             (Start::Earliest | Start::Configured, _) => 0,
         };
         self.cursors.push(Cursor::new(print, known.found.path, behind));
-        Ok(())
+        Ok(Some(Position(behind)))
     }
 
     async fn fetch(&mut self) -> Result<Option<Block>> {

@@ -23,7 +23,9 @@ use freshet_runtime::exchange::Partitioning;
 use freshet_runtime::executor::Io;
 use freshet_runtime::operators::{Calc, Columns};
 use freshet_runtime::plan::{EdgePlan, JobPlan, JobSource, SinkPlan, StageInput, StagePlan};
-use freshet_runtime::source::{DEAD_LETTERS, StreamInput, WatermarkSpec, dead_letter_schema};
+use freshet_runtime::source::{
+    DEAD_LETTERS, StreamInput, WatermarkSpec, WhenIdle, dead_letter_schema,
+};
 use futures::future::BoxFuture;
 
 use super::expr::compile_coerced;
@@ -388,6 +390,10 @@ impl StreamCatalog for Catalog {
                 idle_after: watermark
                     .idle_after
                     .map(|idle| i64::try_from(idle.0.as_micros()).unwrap_or(i64::MAX)),
+                when_idle: match watermark.when_idle {
+                    freshet_project::WhenIdle::Wait => WhenIdle::Wait,
+                    freshet_project::WhenIdle::Advance => WhenIdle::Advance,
+                },
             }),
             _ => None,
         };

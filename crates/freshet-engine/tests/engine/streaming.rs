@@ -125,7 +125,7 @@ impl StreamCatalog for Catalog<'_> {
                 cuts: cuts.clone(),
                 chance: self.chance.clone(),
             }),
-            Some(WatermarkSpec { expr, idle_after: None }),
+            Some(WatermarkSpec::new(expr)),
         ))
     }
 }

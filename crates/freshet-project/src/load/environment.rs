@@ -8,14 +8,14 @@ use std::rc::Rc;
 use freshet_core::config::{ByteSize, nearest};
 use freshet_core::error::code;
 use freshet_core::http::HttpOptions;
-use freshet_core::{Error, Location, Result};
+use freshet_core::{Error, Location, Result, SourceId};
 use serde_json::Value as Json;
 
 use super::files::{Paths, Text, read_text};
 use super::{Findings, LoadOptions, secrets};
 use crate::checks::CheckSettings;
 use crate::config::ConfigTree;
-use crate::model::{Connection, DemoData, Environment};
+use crate::model::{Connection, DemoData, DemoTarget, Environment};
 use crate::props::{DbtProjectFile, DemoDataProps, EnvironmentProps, ProjectFile};
 use crate::render::{Shared, Templates, literal_calls};
 use crate::yaml::{Doc, Item, Located, Reader, Value};
@@ -265,21 +265,28 @@ impl Builder<'_> {
         self.trees.push((doc, file.models, file.seeds));
     }
 
-    fn demo_data(&self, doc: &Doc, props: DemoDataProps) -> Option<DemoData> {
-        let into = Path::new(&props.into.value);
-        let stays_inside =
-            into.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-        if !stays_inside || into.components().next().is_none() {
-            self.findings.error(
-                Error::new(
-                    code::CONFIG,
-                    format!("demo data cannot go to \"{}\"", props.into.value),
-                )
-                .at(doc.location(props.into.item))
-                .hint("name a folder inside the project"),
-            );
-            return None;
-        }
+    fn demo_data(&self, doc: &Doc, props: Located<DemoDataProps>) -> Option<DemoData> {
+        let Located { value: props, item: at } = props;
+        let into = match (props.into, props.streams) {
+            (Some(into), None) => self.demo_folder(doc, &into)?,
+            (None, Some(streams)) => {
+                let named =
+                    |(stream, source): (String, String)| (stream, SourceId::from(source.as_str()));
+                DemoTarget::Streams {
+                    sources: streams.value.into_iter().map(named).collect(),
+                    show: props.show,
+                }
+            }
+            (_, streams) => {
+                let place = streams.map_or(at, |streams| streams.item);
+                self.findings.error(
+                    Error::new(code::YAML, "demo_data has either `into` or `streams`")
+                        .at(doc.location(place))
+                        .hint("`into: data` names a folder for files, `streams: {orders: food.orders}` sources"),
+                );
+                return None;
+            }
+        };
         let options = match props.options.map(|item| (item, doc.to_plain_json(item))) {
             None => JsonMap::new(),
             Some((_, Json::Object(options))) => options,
@@ -291,7 +298,23 @@ impl Builder<'_> {
                 return None;
             }
         };
-        Some(DemoData { generator: props.generator, into: self.dir.join(into), options })
+        Some(DemoData { generator: props.generator, into, options })
+    }
+
+    fn demo_folder(&self, doc: &Doc, into: &Located<String>) -> Option<DemoTarget> {
+        let folder = Path::new(&into.value);
+        let stays_inside = folder
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if stays_inside && folder.components().next().is_some() {
+            return Some(DemoTarget::Folder(self.dir.join(folder)));
+        }
+        self.findings.error(
+            Error::new(code::CONFIG, format!("demo data cannot go to \"{}\"", into.value))
+                .at(doc.location(into.item))
+                .hint("name a folder inside the project"),
+        );
+        None
     }
 
     /// The chosen environment's name and what is said of it.

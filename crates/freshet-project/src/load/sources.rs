@@ -12,7 +12,7 @@ use super::environment::Settings;
 use super::properties::{Entry, Properties};
 use super::{Findings, LoadOptions, duplicate, secrets};
 use crate::checks::{self, CheckSettings, Subject};
-use crate::model::{Check, CheckTarget, SourceTable, Watermark};
+use crate::model::{Check, CheckTarget, SourceTable, Watermark, WhenIdle};
 use crate::props::{
     ConstraintKind, ConstraintProps, SourceColumnProps, SourceProps, TableProps, WatermarkProps,
 };
@@ -250,7 +250,21 @@ impl Context<'_> {
                 format!("{} - interval '{} microseconds'", quoted(&column), delay.0.as_micros())
             }
         };
-        Some(Watermark { column, expr, idle_after: props.idle_after, location })
+        let when_idle = props.when_idle.unwrap_or_default();
+        if when_idle == WhenIdle::Advance && props.idle_after.is_none() {
+            self.findings.error(
+                Error::new(
+                    code::CONFIG,
+                    format!(
+                        "the watermark of source \"{id}\" advances when idle, and is never idle"
+                    ),
+                )
+                .at(location)
+                .hint("say when with `idle_after: 30s`"),
+            );
+            return None;
+        }
+        Some(Watermark { column, expr, idle_after: props.idle_after, when_idle, location })
     }
 
     fn enabled(&self, config: Option<Item>) -> bool {

@@ -1,25 +1,22 @@
 //! The source's side of a task: rows of splits, where reading stands, and how far event time has come.
 
 mod stream;
+mod watermarks;
 
 use std::fmt::Debug;
-use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::max;
-use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
-use freshet_core::scalar::ScalarExpr;
+use freshet_core::Result;
+use freshet_core::rows::Rows;
 use freshet_core::source::Position;
-use freshet_core::{Error, Result};
+use freshet_core::stream::Wait;
 use serde::{Deserialize, Serialize};
 
 use crate::figures::SplitFigures;
 use crate::operator::Port;
-use crate::time::{Merged, WatermarkMerge};
-use freshet_core::rows::Rows;
-use freshet_core::stream::{EventTime, Wait};
 
 pub use stream::{StreamInput, dead_letter_schema};
+pub(crate) use watermarks::Watermarks;
+pub use watermarks::{Silence, WatermarkSpec, WhenIdle};
 
 /// The output of a source's task that carries dead letters.
 pub const DEAD_LETTERS: Port = 2;
@@ -64,6 +61,12 @@ pub trait Feed: Debug + Send {
         None
     }
 
+    /// Whether there is more of a split than [`Self::next`] gave, as far as is known without asking
+    /// anybody: such a split is behind, and not idle.
+    fn has_backlog(&self, _split: usize) -> bool {
+        false
+    }
+
     /// Where reading stands: everything before was given by [`Self::next`].
     fn positions(&self) -> Vec<SplitPosition>;
 
@@ -75,84 +78,5 @@ pub trait Feed: Debug + Send {
     /// What fetching waits for, new records apart.
     fn waits(&self) -> Vec<Wait> {
         Vec::new()
-    }
-}
-
-/// How a source's rows say how far event time has come.
-#[derive(Debug, Clone)]
-pub struct WatermarkSpec {
-    /// What `WATERMARK FOR` declares, a timestamp in microseconds; a null says nothing.
-    pub expr: Arc<dyn ScalarExpr>,
-    /// Microseconds without rows after which a split is idle; `None` is never.
-    pub idle_after: Option<i64>,
-}
-
-/// The watermarks of the splits of one task.
-#[derive(Debug)]
-pub(crate) struct Watermarks {
-    spec: WatermarkSpec,
-    merge: WatermarkMerge,
-    /// When each split last had rows; `None` once it is idle.
-    seen: Vec<Option<i64>>,
-}
-
-impl Watermarks {
-    /// Of a task whose time had come to `watermark` before.
-    pub(crate) fn new(spec: WatermarkSpec, watermark: EventTime) -> Self {
-        Self { spec, merge: WatermarkMerge::restored(0, watermark), seen: Vec::new() }
-    }
-
-    /// There are this many splits: nobody knows how far the time of new ones has come.
-    pub(crate) fn extend(&mut self, splits: usize, now: i64) {
-        if splits > self.seen.len() {
-            self.merge.extend(splits);
-            self.seen.resize(splits, Some(now));
-        }
-    }
-
-    /// Rows of a split were read.
-    pub(crate) fn observe(
-        &mut self,
-        split: usize,
-        batch: &RecordBatch,
-        now: i64,
-    ) -> Result<Merged> {
-        self.seen[split] = Some(now);
-        self.merge.activate(split);
-        if batch.num_rows() == 0 {
-            return Ok(Merged::SAME);
-        }
-        let times = self.spec.expr.evaluate(batch)?;
-        if *times.data_type() != DataType::Timestamp(TimeUnit::Microsecond, None) {
-            return Err(Error::internal(format!("a watermark is of type {}", times.data_type())));
-        }
-        Ok(match max(times.as_primitive::<TimestampMicrosecondType>()) {
-            Some(latest) => self.merge.advance(split, EventTime(latest)),
-            None => Merged::SAME,
-        })
-    }
-
-    /// The time of day is `now`: splits without rows may have become idle.
-    pub(crate) fn tick(&mut self, now: i64) -> Merged {
-        let Some(idle_after) = self.spec.idle_after else { return Merged::SAME };
-        let mut told = Merged::SAME;
-        for (split, seen) in self.seen.iter_mut().enumerate() {
-            if seen.is_some_and(|seen| seen + idle_after <= now) {
-                *seen = None;
-                told = told.then(self.merge.idle(split));
-            }
-        }
-        told
-    }
-
-    /// How far the time of a split has come, and whether it is idle.
-    pub(crate) fn split(&self, split: usize) -> Option<(EventTime, bool)> {
-        self.merge.input(split)
-    }
-
-    /// When the next split will be idle if it has no rows until then.
-    pub(crate) fn deadline(&self) -> Option<i64> {
-        let idle_after = self.spec.idle_after?;
-        self.seen.iter().flatten().map(|seen| seen + idle_after).min()
     }
 }

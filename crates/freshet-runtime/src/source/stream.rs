@@ -85,7 +85,14 @@ impl JobSource for StreamInput {
             fetching.discover().await?;
             self.io.spawn(Box::pin(fetching.run()));
             let decoder = self.source.decoder(&self.projection)?;
-            feeds.push(Box::new(StreamFeed { shared, decoder, splits: Vec::new(), held: None }));
+            let source = Arc::clone(&self.source);
+            feeds.push(Box::new(StreamFeed {
+                ends: Box::new(move || source.ends()),
+                shared,
+                decoder,
+                splits: Vec::new(),
+                held: None,
+            }));
         }
         Ok(feeds)
     }
@@ -122,8 +129,8 @@ struct Shared {
 struct State {
     blocks: VecDeque<Block>,
     bytes: usize,
-    /// Partitions in the order in which they were added, and where each begins.
-    partitions: Vec<(Partition, Start)>,
+    /// Partitions in the order in which they were added, and where each begins, as far as is known.
+    partitions: Vec<(Partition, Option<Position>)>,
     /// Whoever fetches waits for room.
     waiting: Option<Waker>,
     ended: bool,
@@ -161,8 +168,8 @@ impl Fetching {
                 Some(position) => Start::At(*position),
                 None => self.input.start,
             };
-            self.fetcher.add(&partition, start).await?;
-            self.shared.state.lock().partitions.push((partition, start));
+            let begins = self.fetcher.add(&partition, start).await?;
+            self.shared.state.lock().partitions.push((partition, begins));
         }
         Ok(())
     }
@@ -254,8 +261,12 @@ impl Shared {
     }
 }
 
+/// Where partitions end, as far as is known.
+type Ends = Box<dyn Fn() -> BTreeMap<Partition, Position> + Send>;
+
 /// Decodes what was fetched.
 struct StreamFeed {
+    ends: Ends,
     shared: Arc<Shared>,
     decoder: Box<dyn BlockDecoder>,
     splits: Vec<Split>,
@@ -275,7 +286,7 @@ struct Held {
 #[derive(Debug)]
 struct Split {
     partition: Partition,
-    /// Where reading stands; `None` before the first block.
+    /// Where reading stands; `None` where that is not known before the first block.
     position: Option<Position>,
     read: Read,
 }
@@ -310,11 +321,8 @@ impl StreamFeed {
     /// Takes up the partitions that were added.
     fn learn(&mut self) {
         let state = self.shared.state.lock();
-        for (partition, start) in &state.partitions[self.splits.len()..] {
-            let position = match start {
-                Start::At(position) => Some(*position),
-                Start::Earliest | Start::Latest | Start::Configured => None,
-            };
+        for (partition, position) in &state.partitions[self.splits.len()..] {
+            let position = *position;
             self.decoder.add(partition);
             let partition = partition.clone();
             self.splits.push(Split { partition, position, read: Read::default() });
@@ -398,6 +406,16 @@ impl Feed for StreamFeed {
 
     fn deadline(&self) -> Option<i64> {
         self.held.as_ref().map(|held| held.again)
+    }
+
+    fn has_backlog(&self, split: usize) -> bool {
+        let held = self.held.as_ref().is_some_and(|held| held.block.partition == split);
+        if held || self.shared.state.lock().blocks.iter().any(|block| block.partition == split) {
+            return true;
+        }
+        let Some(split) = self.splits.get(split) else { return false };
+        let end = (self.ends)().get(&split.partition).copied();
+        split.position.is_some_and(|position| end.is_some_and(|end| position < end))
     }
 
     fn positions(&self) -> Vec<SplitPosition> {

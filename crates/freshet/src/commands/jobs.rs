@@ -4,7 +4,7 @@
 //! the checkpoints are looked at, which is all that there is of them.
 
 mod stored;
-mod view;
+pub mod view;
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;

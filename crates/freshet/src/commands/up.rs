@@ -1,9 +1,10 @@
 //! `freshet up`: runs the project's streaming models until it is stopped.
 
+mod demo;
 mod http;
 mod steer;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ use self::steer::{Running, Setting, Supervised};
 use super::run::wait_for_signal;
 use crate::app::{self, App, Place};
 use crate::cli::UpArgs;
+use crate::demo::LiveDemo;
 use crate::exit::{CommandResult, Failure, Outcome, error_code};
 use crate::format::seconds;
 use crate::running::{Kept, Note};
@@ -73,8 +75,17 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
             .hint("a model is a stream where its config says `materialized='stream'`")
             .into());
     }
+    let demo = args.demo.then(|| LiveDemo::of(&app.project)).transpose()?;
     let running = Arc::<Running>::default();
-    let server = listen(app, args, &running).await?;
+    let sources = Arc::new(http::ProjectSources::new(Arc::clone(&app.engine)));
+    let server = listen(app, args, Arc::clone(&sources), &running).await?;
+    let demo = match demo {
+        Some(demo) => {
+            let targets = demo::open(&demo, &*sources).await?;
+            Some((demo, targets))
+        }
+        None => None,
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = args.threads.unwrap_or(cores).max(1);
     let io: Arc<dyn Io> = Arc::new(TokioIo::current());
@@ -118,7 +129,33 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
         tokio::spawn(server.run(stop.clone()))
     });
     let stopper = tokio::spawn(stop_on_signal(Arc::clone(&running)));
-    let ended = watch(&mut jobs, &mut watched, ui).await;
+    let ended = match demo {
+        None => watch(&mut jobs, &mut watched, ui).await,
+        Some((demo, targets)) => {
+            // On a terminal the picture says what lines would.
+            let quiet = ui.quiet || std::io::stdout().is_terminal();
+            let lines = Ui { quiet, ..ui.clone() };
+            let end = CancellationToken::new();
+            let watching = async {
+                let ended = watch(&mut jobs, &mut watched, &lines).await;
+                running.stopping.cancel();
+                end.cancel();
+                ended
+            };
+            let feeding = async {
+                let fed = demo::feed(&demo, targets, running.stopping.clone()).await;
+                if fed.is_err() {
+                    running.stop();
+                }
+                fed
+            };
+            let showing = demo::show(&demo, app, &running, ui, end.clone());
+            let (ended, fed, shown) = tokio::join!(watching, feeding, showing);
+            fed?;
+            shown?;
+            ended
+        }
+    };
     stopper.abort();
     stop.cancel();
     if let Some(serving) = serving {
@@ -129,12 +166,16 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
 }
 
 /// The listener, bound, where there is to be one.
-async fn listen(app: &App, args: &UpArgs, jobs: &Arc<steer::Running>) -> Result<Option<Server>> {
+async fn listen(
+    app: &App,
+    args: &UpArgs,
+    sources: Arc<http::ProjectSources>,
+    jobs: &Arc<steer::Running>,
+) -> Result<Option<Server>> {
     let mut options = app.project.environment.http.clone();
     if let Some(address) = &args.http {
         options.listen = Some(address.clone());
     }
-    let sources = Arc::new(http::ProjectSources::new(Arc::clone(&app.engine)));
     Server::bind(&options, Services { sources, jobs: Arc::clone(jobs) as Arc<dyn Jobs> }).await
 }
 
@@ -319,7 +360,7 @@ async fn stop_on_signal(running: Arc<Running>) {
         std::io::stderr(),
         "stopping: what was read is carried through and committed; once more ends at once"
     );
-    running.all().iter().for_each(|job| job.stop());
+    running.stop();
     wait_for_signal().await;
     std::process::exit(130);
 }

@@ -38,7 +38,7 @@ mod truth;
 mod world;
 
 pub use life::Undelivered;
-use life::{Event, Lives, Sending, Step, longest};
+use life::{Event, Lives, OrderId, Sending, Step, longest};
 use people::{Change, People, Who};
 use record::{Order, Writer};
 pub use sink::{Sink, Stream};
@@ -182,6 +182,7 @@ fn send_awaiting(
         "event time begins with a whole second, and lies in the years 1970 to 9999"
     );
 
+    let base = if options.live { OrderId::base(start) } else { 0 };
     let sending =
         Sending { bound, bad: options.bad.0, late: options.late.0, repeated: options.duplicates.0 };
     let lives = Lives::new(options.seed, sending, start, seconds);
@@ -198,8 +199,8 @@ fn send_awaiting(
         world: World::new(options.seed, placed, seconds / 60),
         lives,
         people,
-        writer: Writer::new(start),
-        truth: Truth::new(truth, start, seconds)?,
+        writer: Writer::new(start, base),
+        truth: Truth::new(truth, start, base, seconds)?,
         out: Outbox { buffers: Default::default(), sink },
         pace: Pace { clock: options.live.then_some(clock), sleep, start },
         seconds,

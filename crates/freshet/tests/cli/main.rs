@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 mod checks;
 mod evolve;
+mod food;
 mod history;
 mod http;
 mod ingest;

@@ -8,7 +8,7 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::{CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Cluster, refused, topic_name};
+use super::{Cluster, refused, retrying, topic_name};
 
 /// How long the cluster may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,6 +42,32 @@ impl Cluster {
             0 => Ok(()),
             error => Err(refused(error, || format!("could not make topic \"{topic}\""))),
         }
+    }
+
+    /// Makes a topic with so many partitions where it is missing, and waits until they have leaders.
+    pub async fn ensure_topic(&self, topic: &str, partitions: i32) -> Result<()> {
+        match self.topic(topic).await {
+            Err(error) if error.chain().contains("UnknownTopicOrPartition") => {}
+            other => return other.map(drop),
+        }
+        match self.create_topic(topic, partitions, &[]).await {
+            // Somebody was faster.
+            Err(error) if error.chain().contains("TopicAlreadyExists") => {}
+            other => other?,
+        }
+        // Brokers hear of it one after another.
+        retrying(self.options.request_timeout, || async {
+            let known = self.topic(topic).await.map_err(Error::retryable)?;
+            match known.leaders.iter().find(|(_, leader)| leader.is_none()) {
+                None => Ok(()),
+                Some((partition, _)) => Err(Error::new(
+                    code::SOURCE,
+                    format!("partition \"{topic}/{partition}\" has no leader yet"),
+                )
+                .retryable()),
+            }
+        })
+        .await
     }
 
     /// Makes a topic have `partitions` in all, more than it has.

@@ -14,7 +14,7 @@ use freshet_core::rows::{RowKind, Rows, arrow_error};
 
 use crate::avro::AvroEncoder;
 use crate::kafka::batch::{BatchBuilder, partition_of};
-use crate::kafka::options::{Codec, KafkaOptions};
+use crate::kafka::options::KafkaOptions;
 use crate::kafka::records::Compression;
 
 /// A batch that is full, and its partition.
@@ -48,13 +48,7 @@ impl RowEncoder {
             upsert: options.upsert,
             raw: options.format == "raw",
             avro: None,
-            compression: match options.compression {
-                Codec::None => Compression::None,
-                Codec::Gzip => Compression::Gzip,
-                Codec::Snappy => Compression::Snappy,
-                Codec::Lz4 => Compression::Lz4,
-                Codec::Zstd => Compression::Zstd,
-            },
+            compression: options.compression.into(),
             batch_bytes: options.batch_bytes.as_usize(),
             clock,
             builders: BTreeMap::new(),

@@ -149,25 +149,6 @@ impl KafkaSink {
         self.publisher.lock().await.mark().await
     }
 
-    /// Makes the topic where it is missing and the options say so.
-    async fn make_topic(&self) -> Result<()> {
-        let Some(partitions) = self.options.create_partitions else { return Ok(()) };
-        match self.cluster.topic(&self.topic).await {
-            Err(error) if error.chain().contains("UnknownTopicOrPartition") => {}
-            other => return other.map(drop),
-        }
-        match self.cluster.create_topic(&self.topic, partitions, &[]).await {
-            // Somebody was faster.
-            Err(error) if error.chain().contains("TopicAlreadyExists") => {}
-            other => return other,
-        }
-        // Brokers hear of it one after another, and its partitions have no leaders yet.
-        retrying(self.cluster.options.request_timeout, || async {
-            self.cluster.topic(&self.topic).await.map(drop).map_err(Error::retryable)
-        })
-        .await
-    }
-
     fn stage(&self) -> Stage {
         Stage { store: self.store.lock().clone(), folder: format!("kafka/{}", self.id) }
     }
@@ -209,7 +190,9 @@ impl StreamSink for KafkaSink {
             None => 0,
         };
         let mut publisher = self.publisher.lock().await;
-        self.make_topic().await?;
+        if let Some(partitions) = self.options.create_partitions {
+            self.cluster.ensure_topic(&self.topic, partitions).await?;
+        }
         let partitions = publisher.partitions().await?;
         if self.options.guarantee == Promise::ExactlyOnce {
             publisher.open(claim).await?;

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use freshet_core::error::{Error, Result, code};
+use bytes::Bytes;
+use freshet_core::error::{Error, Result};
 use freshet_core::rows::Rows;
 use freshet_core::stream::{Epoch, SinkWriter, Token, Wake};
 use futures::future::BoxFuture;
@@ -14,13 +13,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::encode::RowEncoder;
-use crate::kafka::batch::{Stamp, stamp};
 use crate::kafka::client::Cluster;
-use crate::kafka::client::produce::{Producer, Sender};
-use crate::kafka::records::BatchHeader;
-
-/// The longest wait between attempts.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+use crate::kafka::delivery::Delivery;
 
 /// Sends rows by a task of its own.
 #[derive(Debug)]
@@ -70,12 +64,8 @@ impl SendingWriter {
             more: Notify::new(),
         });
         let (told, acknowledged) = watch::channel(Progress::default());
-        let producer = cluster.producer(None, Duration::from_secs(60)).await?;
         let task = Task {
-            sender: Sender::new(Arc::clone(&cluster), topic),
-            cluster,
-            producer,
-            sequences: BTreeMap::new(),
+            delivery: Delivery::start(cluster, topic).await?,
             line: Arc::clone(&line),
             wake,
             limit,
@@ -136,10 +126,7 @@ impl Waiting {
 }
 
 struct Task {
-    cluster: Arc<Cluster>,
-    sender: Sender,
-    producer: Producer,
-    sequences: BTreeMap<i32, i32>,
+    delivery: Delivery,
     line: Arc<Line>,
     wake: Arc<dyn Wake>,
     limit: usize,
@@ -183,7 +170,7 @@ impl Task {
             });
         }
         let bytes: usize = round.values().map(Bytes::len).sum();
-        self.send(round).await?;
+        self.delivery.send(round).await?;
         let mut waiting = self.line.waiting.lock();
         let was_full = waiting.held >= self.limit;
         waiting.held -= bytes;
@@ -193,55 +180,6 @@ impl Task {
             self.wake.wake();
         }
         Ok(None)
-    }
-
-    /// Sends until all are acknowledged, or nothing can help.
-    async fn send(&mut self, plain: BTreeMap<i32, Bytes>) -> Result<()> {
-        let mut wait = Duration::from_millis(50);
-        let mut stamped = self.stamped(&plain)?;
-        loop {
-            let Err(error) = self.sender.send(None, &mut stamped).await else { return Ok(()) };
-            let forgotten = error.chain().contains("OutOfOrderSequence")
-                || error.chain().contains("UnknownProducerId")
-                || error.code() == code::FENCED;
-            if forgotten {
-                // The cluster does not know us any more: as somebody else we may send twice.
-                self.producer = self.cluster.producer(None, Duration::from_secs(60)).await?;
-                self.sequences.clear();
-                let left = plain.iter().filter(|(partition, _)| stamped.contains_key(partition));
-                let left = left.map(|(partition, batch)| (*partition, batch.clone())).collect();
-                stamped = self.stamped(&left)?;
-            } else if !error.is_retryable() {
-                return Err(error);
-            }
-            tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "kafka is written to again");
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
-        }
-    }
-
-    fn stamped(&mut self, plain: &BTreeMap<i32, Bytes>) -> Result<BTreeMap<i32, Bytes>> {
-        let mut stamped = BTreeMap::new();
-        for (partition, batch) in plain {
-            let count = match BatchHeader::parse(batch) {
-                Ok(Some(header)) => header.count,
-                _ => return Err(Error::internal("a batch on its way to kafka is damaged")),
-            };
-            let sequence = self.sequences.entry(*partition).or_default();
-            let mut bytes = BytesMut::from(&batch[..]);
-            stamp(
-                &mut bytes,
-                &Stamp {
-                    producer_id: self.producer.id,
-                    producer_epoch: self.producer.epoch,
-                    sequence: *sequence,
-                    transactional: false,
-                },
-            );
-            *sequence = (i64::from(*sequence) + i64::from(count)).rem_euclid(1 << 31) as i32;
-            stamped.insert(*partition, bytes.freeze());
-        }
-        Ok(stamped)
     }
 }
 

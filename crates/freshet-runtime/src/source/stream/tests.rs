@@ -28,9 +28,9 @@ impl Wake for NoWake {
     fn wake(&self) {}
 }
 
-fn feed(waits: u32, blocks: &[u64]) -> StreamFeed {
+fn feed(waits: u32, blocks: &[u64], ends: u64) -> StreamFeed {
     let mut state = State::default();
-    state.partitions.push((Partition("p".into()), Start::At(Position(0))));
+    state.partitions.push((Partition("p".into()), Some(Position(0))));
     for position in blocks {
         state.blocks.push_back(Block {
             partition: 0,
@@ -40,7 +40,9 @@ fn feed(waits: u32, blocks: &[u64]) -> StreamFeed {
             written: Some(EventTime::MIN.0),
         });
     }
+    let ends = move || BTreeMap::from([(Partition("p".into()), Position(ends))]);
     StreamFeed {
+        ends: Box::new(ends),
         shared: Arc::new(Shared { state: Mutex::new(state), wake: Arc::new(NoWake) }),
         decoder: Box::new(Slow(waits)),
         splits: Vec::new(),
@@ -50,7 +52,7 @@ fn feed(waits: u32, blocks: &[u64]) -> StreamFeed {
 
 #[test]
 fn a_block_that_cannot_be_decoded_yet_is_tried_again_and_none_overtakes_it() {
-    let mut feed = feed(8, &[0, 1]);
+    let mut feed = feed(8, &[0, 1], 2);
     let mut now = 0;
     let mut tries = Vec::new();
     let position = |feed: &StreamFeed| feed.positions().first().map(|split| split.position.0);
@@ -71,6 +73,21 @@ fn a_block_that_cannot_be_decoded_yet_is_tried_again_and_none_overtakes_it() {
     assert_eq!((position(&feed), feed.deadline()), (Some(1), None));
     assert!(matches!(feed.next(now), Ok(Fed::Rows { .. })));
     assert_eq!(position(&feed), Some(2));
+}
+
+#[test]
+fn a_split_is_behind_until_it_was_read_to_its_end() {
+    let mut feed = feed(1, &[0], 2);
+    assert!(feed.has_backlog(0), "a block was fetched");
+    assert!(matches!(feed.next(0), Ok(Fed::Nothing)));
+    assert!(feed.has_backlog(0), "a block is held");
+    let again = feed.deadline().expect("it is tried again");
+    assert!(matches!(feed.next(again), Ok(Fed::Rows { .. })));
+    assert!(feed.has_backlog(0), "there is a record that was not fetched");
+    feed.ends = Box::new(|| BTreeMap::from([(Partition("p".into()), Position(1))]));
+    assert!(!feed.has_backlog(0));
+    feed.ends = Box::new(BTreeMap::new);
+    assert!(!feed.has_backlog(0), "nothing is known");
 }
 
 #[test]

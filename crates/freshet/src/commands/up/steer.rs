@@ -19,6 +19,7 @@ use freshet_serve::{Jobs, Restored, Saved, is_called};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 
@@ -250,17 +251,27 @@ fn gone(model: &ModelId) -> Error {
 
 /// The jobs of this process, for the listener.
 #[derive(Debug, Default)]
-pub struct Running(Mutex<Vec<Arc<Supervised>>>);
+pub struct Running {
+    jobs: Mutex<Vec<Arc<Supervised>>>,
+    /// Cancelled once they are told to stop.
+    pub stopping: CancellationToken,
+}
 
 impl Running {
     /// One more runs.
     pub fn add(&self, job: Arc<Supervised>) {
-        self.0.lock().push(job);
+        self.jobs.lock().push(job);
     }
 
     /// All of them.
     pub fn all(&self) -> Vec<Arc<Supervised>> {
-        self.0.lock().clone()
+        self.jobs.lock().clone()
+    }
+
+    /// Lets all carry through what they have read.
+    pub fn stop(&self) {
+        self.stopping.cancel();
+        self.all().iter().for_each(|job| job.stop());
     }
 
     fn find(&self, name: &str) -> Result<Arc<Supervised>> {

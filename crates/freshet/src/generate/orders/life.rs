@@ -103,6 +103,17 @@ impl OrderId {
         Self(((second + BEFORE) as u64) << 24 | (city as u64) << 20 | u64::from(nth))
     }
 
+    /// What is added to numbers in records of a stream that begins at `start`, in milliseconds since
+    /// 1970, in real time: the orders of two such streams are different ones.
+    pub(super) fn base(start: i64) -> u64 {
+        (start.div_euclid(1_000) as u64) << 24
+    }
+
+    /// The number in records.
+    pub(super) fn written(self, base: u64) -> u64 {
+        self.0 + base
+    }
+
     pub(super) fn city(self) -> usize {
         (self.0 >> 20 & 15) as usize
     }

@@ -112,12 +112,14 @@ impl Order {
 #[derive(Debug)]
 pub(super) struct Writer {
     start: i64,
+    /// See [`OrderId::written`].
+    base: u64,
     time: TimeText,
 }
 
 impl Writer {
-    pub(super) fn new(start: i64) -> Self {
-        Self { start, time: TimeText::new(b'T') }
+    pub(super) fn new(start: i64, base: u64) -> Self {
+        Self { start, base, time: TimeText::new(b'T') }
     }
 
     /// Appends an event as a line.
@@ -153,7 +155,7 @@ impl Writer {
         if fault == Some(OrderFault::NullOrder) {
             out.extend_from_slice(b"null");
         } else {
-            number(order.id.0, out);
+            number(order.id.written(self.base), out);
         }
         out.extend_from_slice(b",\"customer_id\":");
         number(u64::from(order.customer), out);
@@ -205,7 +207,7 @@ impl Writer {
         out.extend_from_slice(b"{\"courier_id\":");
         number(u64::from(order.courier), out);
         out.extend_from_slice(b",\"order_id\":");
-        number(order.id.0, out);
+        number(order.id.written(self.base), out);
         out.extend_from_slice(b",\"city\":\"");
         out.extend_from_slice(CITIES[order.id.city()].0.as_bytes());
         out.extend_from_slice(b"\",\"event\":\"");

@@ -34,6 +34,8 @@ type Minute = [[Cell; Status::ALL.len()]; CITIES.len()];
 #[derive(Debug)]
 pub(super) struct Truth {
     start: i64,
+    /// See [`OrderId::written`](super::life::OrderId::written).
+    base: u64,
     minutes: Vec<Minute>,
     summary: OrdersSummary,
     files: Option<Files>,
@@ -43,6 +45,7 @@ pub(super) struct Truth {
 #[derive(Debug)]
 struct Files {
     folder: PathBuf,
+    base: u64,
     lines: BufWriter<File>,
     undelivered: BufWriter<File>,
 }
@@ -80,12 +83,12 @@ struct Line<'a> {
 
 impl Truth {
     /// Of a stream that begins at `start` and lasts for `seconds`; into `folder`, where one is given.
-    pub(super) fn new(folder: Option<&Path>, start: i64, seconds: i64) -> Result<Self> {
-        let files = folder.map(Files::create).transpose()?;
+    pub(super) fn new(folder: Option<&Path>, start: i64, base: u64, seconds: i64) -> Result<Self> {
+        let files = folder.map(|folder| Files::create(folder, base)).transpose()?;
         let end = seconds * 1_000;
         let summary =
             OrdersSummary { first: at(start), end: at(start + end), ..OrdersSummary::default() };
-        Ok(Self { start, minutes: Vec::new(), summary, files, end })
+        Ok(Self { start, base, minutes: Vec::new(), summary, files, end })
     }
 
     /// A customer becomes known at `from` only.
@@ -161,7 +164,7 @@ impl Truth {
                 offset,
                 rule: None,
                 column: None,
-                order_id: Some(order.id.0),
+                order_id: Some(order.id.written(self.base)),
                 city: Some(CITIES[order.id.city()].0),
                 status: Some(status.as_str()),
                 event_time: Some(iso(self.start + event.at)),
@@ -311,14 +314,14 @@ impl Change {
 }
 
 impl Files {
-    fn create(folder: &Path) -> Result<Self> {
+    fn create(folder: &Path, base: u64) -> Result<Self> {
         let create = || -> Result<Self> {
             fs::create_dir_all(folder)?;
             let mut undelivered =
                 BufWriter::new(File::create(folder.join("truth_undelivered.csv"))?);
             writeln!(undelivered, "order_id,city,placed_at,placed_late,why")?;
             let lines = BufWriter::new(File::create(folder.join("truth.jsonl"))?);
-            Ok(Self { folder: folder.to_owned(), lines, undelivered })
+            Ok(Self { folder: folder.to_owned(), base, lines, undelivered })
         };
         create().with_context(|| format!("could not write the truth to {}", folder.display()))
     }
@@ -360,7 +363,7 @@ impl Files {
         writeln!(
             self.undelivered,
             "{},{},{},{},{}",
-            order.id.0,
+            order.id.written(self.base),
             CITIES[order.id.city()].0,
             iso(start + event.at),
             event.fate == Fate::Late,
