@@ -94,6 +94,9 @@ pub struct TaskFigures {
     pub skipped: u64,
     /// How far event time has come; `None` where nothing is known.
     pub watermark: Option<EventTime>,
+    /// Whether nobody waits for its event time, since all that it reads is idle.
+    #[serde(default)]
+    pub is_idle: bool,
     /// Microseconds in which it worked.
     pub busy: u64,
     /// Microseconds in which it waited for room behind it.

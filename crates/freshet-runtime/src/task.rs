@@ -467,6 +467,7 @@ impl Task {
             Reading::Channels(channels) => {
                 (figures.rows_in, figures.bytes_in) = (channels.rows_in, channels.bytes_in);
                 figures.queue = Some(channels.inbox.figures());
+                figures.is_idle = channels.watermarks.is_idle();
             }
             Reading::Source(source) => source.enter(&mut figures),
         }
@@ -647,6 +648,7 @@ impl Source {
     /// Enters what is known of its splits.
     fn enter(&self, figures: &mut TaskFigures) {
         figures.splits = self.feed.figures();
+        figures.is_idle = self.watermarks.as_ref().is_some_and(Watermarks::is_idle);
         for (number, split) in figures.splits.iter_mut().enumerate() {
             figures.rows_in += split.records;
             figures.bytes_in += split.bytes;

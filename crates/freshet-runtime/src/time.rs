@@ -71,6 +71,11 @@ impl WatermarkMerge {
         self.inputs.get(input).map(|input| (input.watermark, input.idle))
     }
 
+    /// Whether all inputs are idle.
+    pub fn is_idle(&self) -> bool {
+        self.inputs.iter().all(|input| input.idle)
+    }
+
     /// An input has come to `watermark`, and is not idle.
     pub fn advance(&mut self, input: usize, watermark: EventTime) -> Merged {
         let place = &mut self.inputs[input];
@@ -90,12 +95,11 @@ impl WatermarkMerge {
         if std::mem::replace(&mut self.inputs[input].idle, true) {
             return Merged::SAME;
         }
-        let is_idle = self.inputs.iter().all(|input| input.idle);
-        if !is_idle {
+        if !self.is_idle() {
             return self.merge();
         }
         let furthest = self.inputs.iter().map(|input| input.watermark).max();
-        Merged { is_idle, ..self.reach(furthest) }
+        Merged { is_idle: true, ..self.reach(furthest) }
     }
 
     /// Time has come to `time` whatever the inputs say.

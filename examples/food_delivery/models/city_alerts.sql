@@ -1,6 +1,6 @@
 -- Minutes in which a city places more than twice or less than half the orders of the hour before, or
 -- falls silent: a city that was there within the day counts zero then.
-{{ config(materialized='stream') }}
+{{ config(materialized='stream', state_ttl='6h') }}
 select
     city,
     minute,

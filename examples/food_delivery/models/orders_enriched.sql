@@ -1,5 +1,5 @@
 -- Orders with what was known of restaurant and customer at their time. An order goes on without it.
-{{ config(materialized='stream') }}
+{{ config(materialized='stream', state_ttl='6h') }}
 select
     o.order_id,
     o.city,

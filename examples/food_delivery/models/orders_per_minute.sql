@@ -1,6 +1,7 @@
 -- Events of each city and status by the minute.
 {{ config(
     materialized='stream',
+    state_ttl='6h',
     sinks=[
         'table',
         {'connector': 'kafka', 'connection': 'events', 'topic': 'orders_per_minute', 'create_partitions': 1},

@@ -1,5 +1,5 @@
 -- Orders that no courier delivered within 45 minutes, once that is certain.
-{{ config(materialized='stream') }}
+{{ config(materialized='stream', state_ttl='6h') }}
 select o.order_id, o.city, o.event_time as placed_at
 from {{ ref('stg_orders') }} as o
 left join (

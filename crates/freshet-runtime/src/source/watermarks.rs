@@ -205,6 +205,11 @@ impl Watermarks {
         }
     }
 
+    /// Whether nobody waits for any split.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.merge.is_idle()
+    }
+
     /// How far the time of a split has come, and whether it is idle.
     pub(crate) fn split(&self, split: usize) -> Option<(EventTime, bool)> {
         self.merge.input(split)

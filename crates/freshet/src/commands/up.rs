@@ -115,7 +115,15 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
         for sink in &job.planned().sinks {
             introduce(ui, model, sink, args.checkpoint_interval.0);
         }
-        for Unbounded { what, bound } in &job.planned().unbounded {
+        let mut unbounded: Vec<&Unbounded> = Vec::new();
+        let planned = job.planned();
+        for state in &planned.unbounded {
+            // Where a model reads another by several paths, it is there several times.
+            if !unbounded.contains(&state) {
+                unbounded.push(state);
+            }
+        }
+        for Unbounded { what, bound } in unbounded {
             let text = format!("{what}, for ever; what would bound it: {bound}");
             say(ui, model, &text, serde_json::json!({ "unbounded": what, "bound": bound }));
         }

@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use tokio_postgres::config::Host;
+
+use crate::production::{query as postgres, server};
 use crate::stream::{awaits, interrupt, up};
 use crate::support::{Project, ran};
 
@@ -38,12 +41,11 @@ fn minute(text: &str) -> String {
     text.replace('T', " ").trim_end_matches('Z').trim_end_matches(".000").to_owned()
 }
 
-#[test]
-fn the_food_delivery_gives_what_the_truth_says() {
-    let project = example();
+/// Makes events of this span, and pushes them.
+fn push(project: &Project, span: &str) {
     let data = project.dir.join("data");
     let folder = data.to_str().expect("text");
-    let world = ["--span=2h", "--rate=5", "--customers=500", "--restaurants=50"];
+    let world = [span, "--rate=5", "--customers=500", "--restaurants=50"];
     // What is late depends on how far reading came; other tests have it.
     let faults = ["--late=0", "--bad=0.005", "--duplicates=0.002", "--seed=7", folder];
     ran(&[&["generate", "orders"], &world[..], &faults].concat()).exits(0);
@@ -52,6 +54,12 @@ fn the_food_delivery_gives_what_the_truth_says() {
         let file = file.to_str().expect("text");
         project.run(&["ingest", &format!("food.{stream}"), file]).exits(0);
     }
+}
+
+#[test]
+fn the_food_delivery_gives_what_the_truth_says() {
+    let project = example();
+    push(&project, "--span=2h");
     let truth = |name: &str| project.read(&format!("data/{name}"));
     let child = up(&project, &["--threads", "2"]);
 
@@ -140,4 +148,74 @@ fn the_food_delivery_gives_what_the_truth_says() {
         awaits(&project, &sql, &bad.to_string());
     }
     interrupt(&project, child);
+}
+
+#[test]
+fn the_food_delivery_runs_over_topics_and_into_postgres() {
+    let project = example();
+    let unique = format!("food_{}", uuid::Uuid::new_v4().simple());
+    let server = server();
+    let Host::Tcp(host) = &server.get_hosts()[0] else { panic!("the server has an address") };
+    let broker = std::env::var("FRESHET_TEST_KAFKA")
+        .expect("FRESHET_TEST_KAFKA is not set: `cargo xtask test` starts a broker and sets it");
+    let password = String::from_utf8_lossy(server.get_password().expect("a password")).into_owned();
+    project.replace(
+        "freshet.yml",
+        "name: food_delivery",
+        "name: food_delivery\ndefault_environment: kafka",
+    );
+    for (reference, value) in [
+        ("${env:KAFKA_BROKERS}", broker),
+        ("${env:PGHOST}", host.clone()),
+        ("${env:PGPORT}", server.get_ports()[0].to_string()),
+        ("${env:PGUSER}", server.get_user().expect("a user").to_owned()),
+        ("${env:PGPASSWORD}", password),
+        (
+            "${env:PGDATABASE}",
+            format!("{}\n        schema: {unique}", server.get_dbname().expect("a name")),
+        ),
+    ] {
+        project.replace("freshet.yml", reference, &value);
+    }
+    // Topics of this test alone.
+    for stream in ["orders", "couriers", "restaurants", "customers"] {
+        let name = format!("      - name: {stream}\n");
+        let with = format!("{name}        with: {{ topic: {unique}_{stream} }}\n");
+        project.replace("sources/food.yml", &name, &with);
+    }
+    let result = format!("'topic': '{unique}_counts'");
+    project.replace("models/orders_per_minute.sql", "'topic': 'orders_per_minute'", &result);
+    postgres(&format!("create schema {unique}"));
+    push(&project, "--span=10m");
+
+    let child = up(&project, &["--threads", "2"]);
+    let truth = project.read("data/truth_counts.csv");
+    let total: u64 = lines(&truth).map(|cells| cells[3].parse::<u64>().expect("a count")).sum();
+    awaits(&project, "select sum(events) from orders_per_minute", &total.to_string());
+    let rows = project.cell("select count(*) from orders_per_minute");
+    interrupt(&project, child);
+    let sums = postgres(&format!("select count(*), sum(events) from {unique}.orders_per_minute"));
+    assert_eq!(sums, [format!("{rows} {total}")]);
+    postgres(&format!("drop schema {unique} cascade"));
+}
+
+#[test]
+fn a_demo_makes_its_own_events_until_it_is_stopped() {
+    let project = example();
+    // Another run's orders are not this one's.
+    for _ in 0..2 {
+        let before = match project.dir.join(".freshet").exists() {
+            true => project.cell("select count(*) from orders_enriched"),
+            false => "0".to_owned(),
+        };
+        let child = up(&project, &["--demo", "--threads", "2"]);
+        let more = format!("select count(*) > {before} + 500 from orders_enriched");
+        awaits(&project, &more, "true");
+        interrupt(&project, child);
+    }
+    let printed = project.read("up.out");
+    assert!(printed.contains("food_delivery for") && printed.contains("not_enriched"), "{printed}");
+    assert_eq!(project.cell("select count(*) > 0 from freshet.dead_letters"), "true");
+    let other = crate::support::Project::init();
+    other.run(&["up", "--demo"]).exits(2);
 }

@@ -95,7 +95,7 @@ pub fn awaits(project: &Project, sql: &str, expected: &str) {
             return;
         }
         assert!(
-            begun.elapsed() < Duration::from_secs(30),
+            begun.elapsed() < Duration::from_secs(120),
             "{sql}: {found:?} instead of {expected:?}\n{}\n{}",
             ran.err,
             project.read("up.log")

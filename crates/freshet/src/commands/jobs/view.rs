@@ -312,9 +312,9 @@ fn per_second(before: &JobFigures, job: &JobFigures, then: u64, now: u64) -> u64
     (u128::from(now.saturating_sub(then)) * 1_000_000 / u128::from(micros)) as u64
 }
 
-/// How far event time is behind, in the task that is furthest behind.
+/// How far event time is behind, in the task that is furthest behind: of those that others wait for.
 fn delay<'a>(tasks: impl Iterator<Item = &'a TaskFigures>, now: i64) -> String {
-    let slowest = tasks.filter_map(|task| task.watermark).min();
+    let slowest = tasks.filter(|task| !task.is_idle).filter_map(|task| task.watermark).min();
     time_behind(slowest, now).unwrap_or_else(|| UNKNOWN.to_owned())
 }
 
