@@ -7,6 +7,7 @@
 
 mod aggregate;
 mod as_of;
+mod bounded;
 mod expr;
 mod fuse;
 mod io;
@@ -18,6 +19,7 @@ mod sql;
 mod table;
 mod windows;
 
+pub use bounded::bounded;
 pub use expr::compile;
 pub use io::TokioIo;
 pub use job::{StreamJob, StreamOptions};

@@ -91,6 +91,12 @@ impl Streams {
         Self(streams)
     }
 
+    /// A plan over them as one over tables that end.
+    pub fn bounded(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let catalog = Catalog { streams: &self.0, chance: Chance::new(0) };
+        streaming::bounded(plan, &catalog)
+    }
+
     /// Lowers a plan over them.
     pub fn lower(&self, plan: &LogicalPlan, parallelism: u16) -> Result<Lowered> {
         let catalog = Catalog { streams: &self.0, chance: Chance::new(0) };

@@ -33,7 +33,7 @@ const PIECE: usize = 256;
 const KEYS: u8 = 0;
 
 /// How time is divided, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Windows {
     size: i64,
     /// Between the starts of two windows; of cumulating ones, between two ends.
@@ -108,13 +108,13 @@ impl Windows {
     }
 
     /// The windows that `time` is in, start and end, ascending by their ends.
-    pub(super) fn of(&self, time: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
+    pub fn of(&self, time: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
         let windows = *self;
         self.ends(self.slice_end(time)).map(move |end| (windows.start(end), end))
     }
 
     /// When the window that ends at `end` begins.
-    fn start(&self, end: i64) -> i64 {
+    pub fn start(&self, end: i64) -> i64 {
         if self.cumulate {
             (end - 1 - self.offset).div_euclid(self.size) * self.size + self.offset
         } else {

@@ -6,6 +6,8 @@ mod join;
 mod rank;
 mod temporal;
 
+pub(super) use temporal::{no_versions, version_time};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use freshet_core::{Error, Result};
 use freshet_runtime::operators::{JoinKind, TemporalJoin};
 
 use super::join::{Input, Sides, df_schema};
-use super::{Lowering, Origin, Relation, stream_of, unaliased};
+use super::{Lowering, Origin, Relation, StreamCatalog, TimeColumn, stream_of, unaliased};
 
 /// A table as it was at each time: the relation with the columns that the plan gives, then others.
 struct Versions {
@@ -151,15 +151,7 @@ impl Lowering<'_> {
     }
 
     fn versions_of(&mut self, scan: &TableScan) -> Result<Versions> {
-        let table = stream_of(scan)?;
-        let time = self.catalog.time(&table)?;
-        let Some(time) = time.filter(|time| !time.primary_key.is_empty()) else {
-            return Err(Error::new(
-                code::SQL,
-                format!("\"{table}\" has no primary key and watermark, so that it has no versions"),
-            )
-            .hint("declare `primary_key:` and `watermark:` on the source's table"));
-        };
+        let time = version_time(self.catalog, &stream_of(scan)?)?;
         let all = scan.source.schema();
         let given: Vec<usize> =
             scan.projection.clone().unwrap_or_else(|| (0..all.fields().len()).collect());
@@ -179,6 +171,21 @@ impl Lowering<'_> {
         let relation = self.scan(&scan)?;
         Ok(Versions { relation, columns: given.len(), time, key })
     }
+}
+
+/// The time and the key of a table that has versions.
+pub(in crate::streaming) fn version_time(
+    catalog: &dyn StreamCatalog,
+    table: &str,
+) -> Result<TimeColumn> {
+    let time = catalog.time(table)?.filter(|time| !time.primary_key.is_empty());
+    time.ok_or_else(|| {
+        Error::new(
+            code::SQL,
+            format!("\"{table}\" has no primary key and watermark, so that it has no versions"),
+        )
+        .hint("declare `primary_key:` and `watermark:` on the source's table")
+    })
 }
 
 /// The parts of a condition that say which expression of the left side a column of the table equals,
@@ -221,7 +228,7 @@ fn equal_columns(
     Ok((on, rest))
 }
 
-fn no_versions(plan: &LogicalPlan) -> Error {
+pub(in crate::streaming) fn no_versions(plan: &LogicalPlan) -> Error {
     Error::new(
         code::SQL,
         format!("FOR SYSTEM_TIME AS OF stands behind a source's table, not {}", plan.display()),
