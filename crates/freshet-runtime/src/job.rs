@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use freshet_core::clock::Clock;
 use freshet_core::source::Position;
 use freshet_core::stream::{Claim, Epoch, EventTime, Generation, SinkWriter, Wake};
@@ -16,20 +15,19 @@ use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 
 use crate::checkpoint::{
-    Coordinator, Effect, Event, Manifest, Part, Repository, RunRef, Settings, Shape, SinkShape,
-    StageShape, check_name, merge_runs, write_run,
+    Coordinator, Effect, Event, Manifest, Repository, Settings, Shape, SinkShape, StageShape,
+    check_name,
 };
 use crate::exchange::{Inbox, Limits, Partitioner, reach};
 use crate::executor::{Executor, Io};
 use crate::figures::Phase;
 use crate::monitor::JobMonitor;
-use crate::operator::{Chain, OperatorContext};
 use crate::plan::{EdgePlan, JobPlan, JobSource, SinkPlan, StageInput, StagePlan};
 use crate::source::Silence;
-use crate::state::{KeyGroupRange, SpillOptions};
-use crate::task::{
-    Command, Cut, Input, Mailbox, Output, Report, Reporter, Task, TaskId, TaskParts,
-};
+use crate::state::SpillOptions;
+use crate::task::{Command, Input, Mailbox, Output, Report, Reporter, Task, TaskId, TaskParts};
+
+mod state;
 
 /// How a job is run.
 #[derive(Debug, Clone, Default)]
@@ -281,7 +279,8 @@ impl Job {
         // What an earlier life still sends comes to nobody.
         let (sender, mut messages) = unbounded();
         let mailboxes = self.start(&manifest, writers, &sender).await?;
-        let generation = manifest.generation;
+        let (generation, alive) = (manifest.generation, Arc::new(()));
+        let life = |sender, mailboxes| Life { generation, alive: &alive, sender, mailboxes };
         let now = self.environment.clock.now_micros();
         let mut coordinator =
             Coordinator::new(self.options.checkpoints, self.shape(), manifest, now);
@@ -296,7 +295,7 @@ impl Job {
                     let exhausted = coordinator.manifest().finished;
                     return Ok(if exhausted { Ended::Exhausted } else { Ended::Drained });
                 }
-                let life = Life { generation, sender: &sender, mailboxes: &mailboxes };
+                let life = life(&sender, &mailboxes);
                 self.carry_out(effect, coordinator.manifest(), &life);
             }
             let heard = self.hear(&mut messages, coordinator.deadline()).await;
@@ -327,8 +326,7 @@ impl Job {
                     coordinator.on(Event::Exhausted(task), now)
                 }
                 Heard::Message(Message::Report(Report::Cut(cut))) => {
-                    let life = Life { generation, sender: &sender, mailboxes: &mailboxes };
-                    self.keep(cut, &life);
+                    self.keep(cut, &life(&sender, &mailboxes));
                     Vec::new()
                 }
             };
@@ -399,7 +397,6 @@ impl Job {
         sender: &UnboundedSender<Message>,
     ) -> Result<Vec<(Arc<dyn Wake>, Arc<Mailbox>)>> {
         let mut inboxes = self.inboxes();
-        let mut files = HashMap::new();
         let mut mailboxes = Vec::new();
         let mut tasks: Vec<Vec<Task>> = (0..self.executor.workers()).map(|_| Vec::new()).collect();
         for (place, stage) in self.plan.stages.iter().enumerate() {
@@ -440,7 +437,7 @@ impl Job {
                     None => None,
                 };
                 let groups = manifest.groups.range(index.into(), stage.parallelism.into());
-                let chain = self.chain(stage, groups, watermark, manifest, &mut files).await?;
+                let chain = self.chain(stage, groups, watermark, manifest).await?;
                 let task = Task::new(TaskParts {
                     id,
                     chain,
@@ -533,45 +530,6 @@ impl Job {
         Ok(outputs)
     }
 
-    /// The operators of one task, with the state of their key groups.
-    async fn chain(
-        &self,
-        stage: &StagePlan,
-        groups: KeyGroupRange,
-        watermark: EventTime,
-        manifest: &Manifest,
-        files: &mut HashMap<String, Bytes>,
-    ) -> Result<Chain> {
-        let context = OperatorContext {
-            clock: Arc::clone(&self.environment.clock),
-            groups,
-            watermark,
-            spill: self.options.spill.clone(),
-        };
-        let operators = stage.operators.iter().map(|(_, spec)| spec.create(&context));
-        let mut chain = Chain::new(operators.collect::<Result<_>>()?);
-        for (place, (id, _)) in stage.operators.iter().enumerate() {
-            let none = Vec::new();
-            let runs = manifest.operators.get(id).unwrap_or(&none);
-            let runs: Vec<&RunRef> =
-                runs.iter().filter(|run| run.groups.overlaps(groups)).collect();
-            for run in &runs {
-                if !files.contains_key(&run.file) {
-                    files.insert(run.file.clone(), self.repository.get(&run.file).await?);
-                }
-            }
-            let runs = runs.iter().map(|run| Ok((run.file.as_str(), run.of(&files[&run.file])?)));
-            let runs = runs.collect::<Result<Vec<_>>>()?;
-            let floors = manifest.floors.get(id);
-            let floor = |table: u8| {
-                let floor = floors.and_then(|floors| floors.get(&table));
-                floor.copied().unwrap_or(EventTime::MIN)
-            };
-            merge_runs(&runs, floor, groups, |entries| chain.load(place, entries))?;
-        }
-        Ok(chain)
-    }
-
     fn shape(&self) -> Shape {
         let stages = self.plan.stages.iter().map(|stage| StageShape {
             id: stage.id.clone(),
@@ -612,6 +570,7 @@ impl Job {
                     Ok(Event::Committed { stage, epoch })
                 });
             }
+            Effect::Merge(merge) => self.merge(*merge, life),
             Effect::Publish(_) => {
                 for (source, positions) in self.published(manifest) {
                     io.spawn(Box::pin(async move {
@@ -660,46 +619,6 @@ impl Job {
             }));
         }
     }
-
-    fn retry(&self) -> Retry {
-        let io = Arc::clone(&self.environment.io);
-        Retry { pipeline: self.plan.name.clone(), io, monitor: self.monitor.clone() }
-    }
-
-    /// Makes a task's part of a checkpoint durable.
-    fn keep(&self, cut: Cut, life: &Life<'_>) {
-        let io = &self.environment.io;
-        let retry = self.retry();
-        let repository = self.repository.clone();
-        let stage = &self.plan.stages[usize::from(cut.task.stage)];
-        let groups = self.plan.groups.range(cut.task.index.into(), stage.parallelism.into());
-        let name = format!("{:020}-{}-{}", cut.epoch.0, life.generation.0, cut.task);
-        let file = repository.state_path(&name.replace('/', "."));
-        life.answer(io, async move {
-            let Cut { task, epoch, watermark, deltas, positions, staging } = cut;
-            let (mut content, mut runs, mut floors, mut offset) = (vec![], vec![], vec![], 0);
-            for (place, mut delta) in deltas.into_iter().enumerate() {
-                floors.extend(delta.floors().iter().map(|(table, time)| (place, *table, *time)));
-                if delta.has_no_entries() {
-                    continue;
-                }
-                let (bytes, entries) = write_run(&mut delta);
-                let len = bytes.len() as u64;
-                let (file, expires) = (file.clone(), delta.expires());
-                runs.push((place, RunRef { file, offset, len, entries, groups, expires }));
-                content.push(bytes);
-                offset += len;
-            }
-            if !content.is_empty() {
-                retry.run("state", || repository.put(&file, content.clone())).await?;
-            }
-            let token = match staging {
-                Some(staging) => Some(staging.await?),
-                None => None,
-            };
-            Ok(Event::Part(Part { task, epoch, watermark, runs, floors, positions, token }))
-        });
-    }
 }
 
 /// The queues in front of the tasks of a stage, by index, each with the input of the first operator
@@ -716,6 +635,8 @@ enum Heard {
 /// What belongs to one life of the job alone.
 struct Life<'a> {
     generation: Generation,
+    /// Gone once it is over.
+    alive: &'a Arc<()>,
     sender: &'a UnboundedSender<Message>,
     mailboxes: &'a [(Arc<dyn Wake>, Arc<Mailbox>)],
 }
@@ -735,40 +656,6 @@ impl Life<'_> {
             };
             let _ = sender.unbounded_send(message);
         }));
-    }
-}
-
-/// Tries again what may succeed later.
-struct Retry {
-    pipeline: String,
-    io: Arc<dyn Io>,
-    monitor: JobMonitor,
-}
-
-impl Retry {
-    /// The first wait, in microseconds; each further one is twice as long.
-    const FIRST: i64 = 50_000;
-    const LONGEST: i64 = 10_000_000;
-
-    async fn run<F: Future<Output = Result<()>>>(
-        &self,
-        what: &'static str,
-        mut call: impl FnMut() -> F,
-    ) -> Result<()> {
-        let mut wait = Self::FIRST;
-        let mut waiting = None;
-        loop {
-            match call().await {
-                Err(error) if error.is_retryable() => {
-                    tracing::warn!(pipeline = self.pipeline, what, wait_ms = wait / 1000,
-                        error = %error.chain(), "will try again");
-                    self.monitor.retries(&mut waiting, what, &error);
-                    self.io.sleep(wait).await;
-                    wait = (wait * 2).min(Self::LONGEST);
-                }
-                other => return other,
-            }
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use freshet_core::scalar::ScalarExpr;
 use freshet_core::store::LocalStore;
 use freshet_core::stream::EventTime;
 use freshet_runtime::aggregate::{AggregateSpec, Count, Sum};
-use freshet_runtime::checkpoint::{Repository, Settings};
+use freshet_runtime::checkpoint::{Merging, Repository, Settings};
 use freshet_runtime::exchange::{Limits, Partitioning};
 use freshet_runtime::executor::Io;
 use freshet_runtime::job::{JobOptions, Restart};
@@ -141,7 +141,12 @@ impl Case {
         let chance = &self.world.chance;
         let (workers, parallelism) = (1 + chance.below(3), 1 + chance.below(4) as u16);
         let options = JobOptions {
-            checkpoints: Settings { interval: chance.between(50_000..SECOND), pause: 0, keep: 1 },
+            checkpoints: Settings {
+                interval: chance.between(50_000..SECOND),
+                pause: 0,
+                keep: 1,
+                merging: Merging { fan_in: 2 + chance.below(3), smallest: 500 },
+            },
             limits: Limits { rows: 1 + chance.below(200), bytes: 1 << 20 },
             restart: Restart { attempts: Some(100), delay: 10_000, ..Restart::default() },
             ..JobOptions::default()

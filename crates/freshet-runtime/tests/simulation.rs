@@ -8,7 +8,7 @@ use freshet_core::clock::Clock;
 use freshet_core::scalar::ScalarExpr;
 use freshet_core::store::LocalStore;
 use freshet_runtime::aggregate::{AggregateSpec, Count, Extreme, Side, Sum};
-use freshet_runtime::checkpoint::Settings;
+use freshet_runtime::checkpoint::{Merging, Settings};
 use freshet_runtime::exchange::{Limits, Partitioning};
 use freshet_runtime::executor::Io;
 use freshet_runtime::job::{JobOptions, Restart};
@@ -288,6 +288,7 @@ impl Case {
                 interval: chance.between(100_000..2 * SECOND),
                 pause: 0,
                 keep: 1 + chance.below(3),
+                merging: Merging { fan_in: 2 + chance.below(4), smallest: 500 },
             },
             limits: Limits { rows: 1 + chance.below(200), bytes: 1 << 20 },
             // Where there is a budget, next to all rows are over it.
@@ -577,12 +578,14 @@ fn nothing_is_lost_or_doubled_whatever_fails() {
 fn a_step_that_is_left_out_is_noticed() {
     let manifest = |path: &str| path.contains("/manifests/");
     let state = |path: &str| path.contains("/state/");
+    let merged = |path: &str| path.contains("-merged.");
     let mutants = [
         ("files are not synchronised", Broken::Disk(Mutant::IgnoreSyncFile)),
         ("folders are not synchronised", Broken::Disk(Mutant::IgnoreSyncDir)),
         ("two instances write one manifest", Broken::Store(Lie::Unconditional(manifest))),
         ("sinks commit before the manifest", Broken::Store(Lie::LeftOut(manifest))),
         ("state is not written", Broken::Store(Lie::LeftOut(state))),
+        ("merged state is not written", Broken::Store(Lie::LeftOut(merged))),
         ("the target forgets what it holds", Broken::Target(TargetMutant::NoMarker)),
     ];
     for (what, broken) in mutants {

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use freshet_core::stream::{Epoch, EventTime, PendingCommit, Token};
 
+use super::compaction::{Merge, Merging};
 use super::manifest::{Manifest, RunRef};
 use crate::exchange::Barrier;
 use crate::source::SplitPosition;
+use crate::state::KeyGroupRange;
 use crate::task::TaskId;
 
 /// How often, in microseconds.
@@ -24,11 +26,14 @@ pub struct Settings {
     pub pause: i64,
     /// Manifests that are kept.
     pub keep: usize,
+    /// When runs become one.
+    #[serde(default)]
+    pub merging: Merging,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { interval: 1_000_000, pause: 0, keep: 3 }
+        Self { interval: 1_000_000, pause: 0, keep: 3, merging: Merging::default() }
     }
 }
 
@@ -100,6 +105,18 @@ pub enum Event {
         /// The epoch.
         epoch: Epoch,
     },
+    /// A merge came to this run, which is durable; to none where nothing is left.
+    Merged {
+        /// The merge's id.
+        id: u64,
+        /// Its output.
+        run: Option<RunRef>,
+    },
+    /// A merge failed; what it was to merge is as it was.
+    NotMerged {
+        /// The merge's id.
+        id: u64,
+    },
     /// The job is to end: what was read is to be carried through.
     Drain,
     /// The next checkpoint is wanted at once.
@@ -122,6 +139,8 @@ pub enum Effect {
         /// All epochs of it, ascending.
         pending: Vec<PendingCommit>,
     },
+    /// Merge runs, then say [`Event::Merged`] or [`Event::NotMerged`].
+    Merge(Box<Merge>),
     /// Tell the sources where the newest checkpoint stands.
     Publish(Epoch),
     /// Delete what no checkpoint needs.
@@ -149,6 +168,26 @@ pub struct Coordinator {
     draining: bool,
     sinks: BTreeMap<u16, SinkProgress>,
     collected: Epoch,
+    /// Merges that are under way, or that no durable manifest has taken up.
+    merges: Vec<MergeProgress>,
+    next_merge: u64,
+    /// What is not merged before an epoch, because it failed.
+    resting: Vec<(String, KeyGroupRange, Epoch)>,
+}
+
+#[derive(Debug)]
+struct MergeProgress {
+    merge: Merge,
+    step: MergeStep,
+}
+
+#[derive(Debug, PartialEq)]
+enum MergeStep {
+    UnderWay,
+    /// The next manifest takes it up.
+    Done(Option<RunRef>),
+    /// The manifest that is being written has it.
+    TakenUp,
 }
 
 #[derive(Debug)]
@@ -184,6 +223,13 @@ struct SinkProgress {
 /// Manifests between two collections: listing a bucket has its price.
 const COLLECT_EVERY: u64 = 10;
 
+/// Merges that are under way at once: each has some memory, and all are the work of cores that the
+/// stream wants.
+const MERGES_AT_ONCE: usize = 2;
+
+/// Checkpoints after which a merge that failed is tried again.
+const MERGE_AGAIN_AFTER: u64 = 20;
+
 impl Coordinator {
     /// Of an instance that has claimed the job by `manifest`, all of whose pending commits were made.
     pub fn new(settings: Settings, shape: Shape, manifest: Manifest, now: i64) -> Self {
@@ -201,6 +247,9 @@ impl Coordinator {
             exhausted: BTreeSet::new(),
             draining: false,
             collected: manifest.epoch,
+            merges: Vec::new(),
+            next_merge: 0,
+            resting: Vec::new(),
             manifest,
         }
     }
@@ -238,6 +287,16 @@ impl Coordinator {
             Event::Hurry => self.due = self.due.min(now),
             Event::Part(part) => self.on_part(part, now, &mut effects),
             Event::Written(epoch) => self.on_written(epoch, now, &mut effects),
+            Event::Merged { id, run } => {
+                self.progress(id).step = MergeStep::Done(run);
+                self.merge(&mut effects);
+            }
+            Event::NotMerged { id } => {
+                let place = self.merges.iter().position(|other| other.merge.id == id);
+                let failed = self.merges.swap_remove(place.expect("it is under way"));
+                let again = Epoch(self.manifest.epoch.0 + MERGE_AGAIN_AFTER);
+                self.resting.push((failed.merge.operator, failed.merge.groups, again));
+            }
             Event::Committed { stage, epoch } => {
                 let sink = self.sinks.get_mut(&stage).expect("a stage with a sink");
                 assert_eq!(sink.committing, Some(epoch), "the commit that was asked for");
@@ -294,11 +353,18 @@ impl Coordinator {
     }
 
     /// The manifest of an epoch all of whose parts are there.
-    fn compose(&self, barrier: Barrier, parts: Vec<Part>, now: i64) -> Manifest {
+    fn compose(&mut self, barrier: Barrier, parts: Vec<Part>, now: i64) -> Manifest {
         let mut manifest = self.manifest.clone();
         manifest.epoch = barrier.epoch;
         manifest.created = now;
         manifest.finished = barrier.last && self.is_exhausted();
+        for MergeProgress { merge, step } in &mut self.merges {
+            if let MergeStep::Done(output) = step {
+                let runs = manifest.operators.entry(merge.operator.clone()).or_default();
+                merge.apply(output.take(), runs);
+                *step = MergeStep::TakenUp;
+            }
+        }
         for (stage, sink) in &self.sinks {
             let id = self.sink(*stage).id.clone();
             manifest.sinks.entry(id).or_default().pending.clone_from(&sink.pending);
@@ -310,6 +376,7 @@ impl Coordinator {
             *watermark = part.watermark.min(*watermark);
             for (place, run) in part.runs {
                 manifest.operators.entry(stage.operators[place].clone()).or_default().push(run);
+                manifest.changed = barrier.epoch;
             }
             for (place, table, time) in part.floors {
                 let floors = manifest.floors.entry(stage.operators[place].clone()).or_default();
@@ -341,6 +408,8 @@ impl Coordinator {
         };
         assert_eq!(barrier.epoch, epoch, "the manifest that was being written");
         self.manifest = *manifest;
+        self.merges.retain(|merge| merge.step != MergeStep::TakenUp);
+        self.resting.retain(|(_, _, until)| *until > epoch);
         for (stage, sink) in &mut self.sinks {
             let shape = self.shape.stages[usize::from(*stage)].sink.as_ref();
             let id = &shape.expect("a stage with a sink").id;
@@ -358,8 +427,50 @@ impl Coordinator {
         self.commit(now, effects);
         if epoch.0 >= self.collected.0 + COLLECT_EVERY {
             self.collected = epoch;
-            effects.push(Effect::Collect { keep: self.settings.keep, before: epoch });
+            // Files of merges have the number of the checkpoint that they began with.
+            let merges = self.merges.iter().map(|progress| progress.merge.epoch);
+            let before = merges.chain([epoch]).min().expect("there is one");
+            effects.push(Effect::Collect { keep: self.settings.keep, before });
         }
+        self.merge(effects);
+    }
+
+    /// Asks for the merges that are due, those of most runs first.
+    fn merge(&mut self, effects: &mut Vec<Effect>) {
+        let under_way = |progress: &&MergeProgress| progress.step == MergeStep::UnderWay;
+        let under_way = self.merges.iter().filter(under_way).count();
+        if under_way >= MERGES_AT_ONCE || matches!(self.step, Step::Ending | Step::Ended) {
+            return;
+        }
+        let mut due: Vec<Merge> = self.shape.stages.iter().flat_map(|at| self.due(at)).collect();
+        due.sort_by_key(|merge| std::cmp::Reverse(merge.inputs.len()));
+        for mut merge in due.into_iter().take(MERGES_AT_ONCE - under_way) {
+            merge.id = self.next_merge;
+            self.next_merge += 1;
+            effects.push(Effect::Merge(Box::new(merge.clone())));
+            self.merges.push(MergeProgress { merge, step: MergeStep::UnderWay });
+        }
+    }
+
+    /// The merges that the operators of a stage are due.
+    fn due<'a>(&'a self, stage: &'a StageShape) -> impl Iterator<Item = Merge> + 'a {
+        let of = |operator| (0..stage.tasks).map(move |task| (operator, task));
+        stage.operators.iter().flat_map(of).filter_map(|(operator, task): (&String, u16)| {
+            let groups = self.manifest.groups.range(task.into(), stage.tasks.into());
+            let is_busy = self.merges.iter().any(|MergeProgress { merge, .. }| {
+                merge.operator == *operator && merge.groups == groups
+            });
+            let rests = self.resting.iter().any(|(of, at, _)| of == operator && *at == groups);
+            if is_busy || rests {
+                return None;
+            }
+            Merge::plan(&self.manifest, operator, groups, self.settings.merging)
+        })
+    }
+
+    fn progress(&mut self, id: u64) -> &mut MergeProgress {
+        let progress = self.merges.iter_mut().find(|progress| progress.merge.id == id);
+        progress.expect("a merge that is under way")
     }
 
     /// Asks for the commits that are due.

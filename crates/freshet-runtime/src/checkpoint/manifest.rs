@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::{KeyGroupRange, KeyGroups};
 
-/// The version of the form that this code writes.
-const VERSION: u32 = 1;
+/// The version of the form that this code writes. Of version 1, a run's entries all counted, since none
+/// was merged, and [`Manifest::changed`] was not there.
+const VERSION: u32 = 2;
 
 /// A checkpoint. Operators, sources and sinks are named by the ids of the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct Manifest {
     pub groups: KeyGroups,
     /// The state of each operator: newest files last.
     pub operators: BTreeMap<String, Vec<RunRef>>,
+    /// The last checkpoint that added to it; merging runs adds nothing.
+    #[serde(default)]
+    pub changed: Epoch,
     /// Up to when entries are dead, by operator and table.
     pub floors: BTreeMap<String, BTreeMap<u8, EventTime>>,
     /// Where reading stands, by source and split.
@@ -52,20 +56,23 @@ pub struct RunRef {
     pub len: u64,
     /// Entries in it.
     pub entries: u64,
-    /// The key groups that it may have entries of.
+    /// The key groups whose entries count. It may have others, which were merged into another run.
     pub groups: KeyGroupRange,
     /// By table, when the last of its entries is dead.
     pub expires: BTreeMap<u8, EventTime>,
 }
 
 impl RunRef {
-    /// Its bytes in the file's.
-    pub fn of<'a>(&self, file: &'a [u8]) -> Result<&'a [u8]> {
-        let (start, end) = (self.offset as usize, (self.offset + self.len) as usize);
-        file.get(start..end).ok_or_else(|| {
-            Error::new(code::STATE, format!("state file \"{}\" is too short", self.file))
-                .hint("restore it from a copy, or start from an older savepoint")
-        })
+    /// About how many of its bytes are of these groups.
+    pub(super) fn bytes_of(&self, groups: KeyGroupRange) -> u64 {
+        let (all, some) = (self.groups.count(), self.groups.intersection(groups).count());
+        let share = u128::from(self.len) * u128::from(some) / u128::from(all.max(1));
+        share as u64
+    }
+
+    /// Whether all of its entries die by themselves.
+    pub(super) fn is_mortal(&self) -> bool {
+        self.expires.values().all(|expires| *expires < EventTime::MAX)
     }
 }
 
@@ -88,6 +95,7 @@ impl Manifest {
             created: 0,
             groups,
             operators: BTreeMap::new(),
+            changed: Epoch(0),
             floors: BTreeMap::new(),
             sources: BTreeMap::new(),
             watermarks: BTreeMap::new(),
@@ -112,10 +120,15 @@ impl Manifest {
     /// and what is held is the same.
     pub fn is_same_place(&self, other: &Self) -> bool {
         let place = |manifest: &Self| {
-            let Self { groups, operators, floors, sources, watermarks, .. } = manifest.clone();
-            (groups, operators, floors, sources, watermarks)
+            let Self { groups, floors, sources, watermarks, .. } = manifest.clone();
+            (groups, floors, sources, watermarks)
         };
-        place(self) == place(other)
+        // Runs are merged while nothing is read; the first version does not say when they changed.
+        let same_state = match (self.changed, other.changed) {
+            (Epoch(0), _) | (_, Epoch(0)) => self.operators == other.operators,
+            (own, others) => own == others,
+        };
+        same_state && place(self) == place(other)
     }
 
     /// The files that it needs.
@@ -138,7 +151,7 @@ impl Manifest {
             Error::new(code::STATE, format!("manifest \"{path}\" is damaged")).caused_by(error)
         };
         let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(Error::new(
                 code::STATE,
                 format!(
@@ -147,6 +160,62 @@ impl Manifest {
             )
             .hint("run the version of Freshet that wrote it, or a newer one"));
         }
-        serde_json::from_slice(bytes).map_err(damaged)
+        let manifest: Self = serde_json::from_slice(bytes).map_err(damaged)?;
+        Ok(Self { version: VERSION, ..manifest })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the first version wrote it.
+    const FIRST: &str = r#"{
+  "version": 1,
+  "job": "orders",
+  "epoch": 41,
+  "generation": 3,
+  "created": 1790000000000000,
+  "groups": 128,
+  "operators": {
+    "count": [
+      {
+        "file": "orders/state/00000000000000000040-3-1.0",
+        "offset": 12,
+        "len": 340,
+        "entries": 7,
+        "groups": { "start": 0, "end": 64 },
+        "expires": { "0": 1790000060000000 }
+      }
+    ]
+  },
+  "floors": { "count": { "0": 1790000000000000 } },
+  "sources": { "log": { "0": 77 } },
+  "watermarks": { "log": 1790000000000000 },
+  "sinks": { "lake": { "pending": [] } },
+  "finished": false
+}"#;
+
+    #[test]
+    fn the_first_version_is_read() {
+        let read = Manifest::decode(FIRST.as_bytes(), "a path").expect("it is known");
+        assert_eq!((read.epoch, read.changed), (Epoch(41), Epoch(0)));
+        assert_eq!(read.operators["count"][0].bytes_of(KeyGroupRange { start: 0, end: 32 }), 170);
+        let again = Manifest::decode(&read.encode(), "a path").expect("it is known");
+        assert_eq!(again, read);
+        let newer = FIRST.replace("\"version\": 1", "\"version\": 3");
+        let error = Manifest::decode(newer.as_bytes(), "a path").expect_err("it is not known");
+        assert_eq!(error.code(), code::STATE);
+    }
+
+    #[test]
+    fn merging_runs_leaves_a_checkpoint_where_it_is() {
+        let first = Manifest::decode(FIRST.as_bytes(), "a path").expect("it is known");
+        let mut merged = first.clone();
+        merged.operators.clear();
+        assert!(!first.is_same_place(&merged), "nobody knows when they changed");
+        let first = Manifest { changed: Epoch(40), ..first };
+        assert!(first.is_same_place(&Manifest { changed: Epoch(40), ..merged.clone() }));
+        assert!(!first.is_same_place(&Manifest { changed: Epoch(41), ..merged }));
     }
 }

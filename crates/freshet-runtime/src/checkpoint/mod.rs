@@ -4,15 +4,20 @@
 //! takes the job over writes the next one, so that an instance that was thought dead cannot write
 //! it any more: the sequence is the fence. After slatedb's manifests.
 
+mod compaction;
 mod coordinator;
 mod manifest;
+mod merger;
 mod repository;
 mod run_file;
 mod savepoint;
 
+pub use compaction::{Merge, Merging};
 pub use coordinator::{Coordinator, Effect, Event, Part, Settings, Shape, SinkShape, StageShape};
 pub use manifest::{Manifest, RunRef, SinkState};
+#[cfg(test)]
+pub(crate) use merger::merge_runs;
+pub(crate) use merger::{Fetch, Merger, Wanted};
 pub use repository::Repository;
-pub(crate) use run_file::merge_runs;
-pub use run_file::{RunReader, write_run};
+pub use run_file::write_run;
 pub use savepoint::{Restored, check_name};

@@ -1,5 +1,6 @@
 //! The manifests and state files of one job, in a store all of whose answers are durable.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use freshet_core::{Error, Result, error::code};
 use futures::TryStreamExt;
 use futures::lock::Mutex;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use super::manifest::Manifest;
 use crate::state::KeyGroups;
@@ -104,12 +105,24 @@ impl Repository {
         result.map(|_| ()).map_err(|error| failed("write", path, error))
     }
 
-    /// Reads a part of a state file.
-    pub async fn get(&self, path: &str) -> Result<Bytes> {
-        self.load(path).await?.ok_or_else(|| {
-            Error::new(code::STATE, format!("state file \"{path}\" is missing"))
-                .hint("restore it from a copy, or start from an older savepoint")
-        })
+    /// Reads a part of a state file; fewer bytes where it ends before.
+    pub async fn get(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        match self.store.get_range(&Path::from(path), range).await {
+            Ok(bytes) => Ok(bytes),
+            Err(object_store::Error::NotFound { .. }) => {
+                Err(Error::new(code::STATE, format!("state file \"{path}\" is missing"))
+                    .hint("restore it from a copy, or start from an older savepoint"))
+            }
+            Err(error) => Err(failed("read", path, error)),
+        }
+    }
+
+    /// Begins to write a large state file, part by part: it is there once it is complete.
+    pub(super) async fn begin_upload(&self, path: &str) -> Result<Upload> {
+        match self.store.put_multipart(&Path::from(path)).await {
+            Ok(upload) => Ok(Upload { upload, path: path.to_owned() }),
+            Err(error) => Err(failed("write", path, error)),
+        }
     }
 
     /// Deletes the manifests before the newest `keep`, and the state files that neither a manifest nor a
@@ -179,6 +192,40 @@ impl Repository {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failed("delete", path, error)),
         }
+    }
+}
+
+/// A state file that is being written.
+#[derive(Debug)]
+pub(super) struct Upload {
+    upload: Box<dyn MultipartUpload>,
+    path: String,
+}
+
+impl Upload {
+    /// Writes the next part.
+    pub(super) async fn put_part(&mut self, part: Bytes) -> Result<()> {
+        let put = self.upload.put_part(part.into()).await;
+        self.judge(put).await
+    }
+
+    /// Ends it: the file is durable.
+    pub(super) async fn complete(&mut self) -> Result<()> {
+        let completed = self.upload.complete().await.map(|_| ());
+        self.judge(completed).await
+    }
+
+    /// Gives it up.
+    pub(super) async fn abort(&mut self) {
+        // What is left over is the store's to forget.
+        let _ = self.upload.abort().await;
+    }
+
+    async fn judge(&mut self, result: object_store::Result<()>) -> Result<()> {
+        if result.is_err() {
+            self.abort().await;
+        }
+        result.map_err(|error| failed("write", &self.path, error))
     }
 }
 

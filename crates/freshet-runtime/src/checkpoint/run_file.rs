@@ -5,15 +5,13 @@
 //! removed), expiry (i64), lengths of key and value (u32 each), key, value. Entries ascend by group,
 //! table and key, each key once.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
-use std::collections::binary_heap::PeekMut;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use freshet_core::{Error, Result, error::code};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::state::{Delta, Entry, KeyGroup, KeyGroupRange};
+use crate::state::{Delta, Entry, KeyGroup};
 use freshet_core::stream::EventTime;
 
 const BLOCK: usize = 64 << 10;
@@ -23,10 +21,41 @@ const REMOVED: u8 = 1;
 
 /// The bytes of a run of what changed, with the number of its entries.
 pub fn write_run(delta: &mut Delta) -> (Bytes, u64) {
-    let mut run = Vec::with_capacity(delta.bytes() + delta.len() * FIXED);
-    let (mut entries, mut start) = (0, None);
+    let mut writer = RunWriter::with_capacity(delta.bytes() + delta.len() * FIXED);
     for (entry, removed) in delta.sorted() {
-        let block = *start.get_or_insert_with(|| {
+        writer.push(&entry, removed);
+    }
+    let bytes = writer.take();
+    (bytes, writer.entries)
+}
+
+/// Writes a run, whose bytes may be taken away in pieces.
+#[derive(Debug, Default)]
+pub(crate) struct RunWriter {
+    bytes: Vec<u8>,
+    /// Where the entries of the block begin that is being written.
+    block: Option<usize>,
+    /// How many were written.
+    pub(crate) entries: u64,
+    /// By table, when the last of its entries is dead.
+    pub(crate) expires: BTreeMap<u8, EventTime>,
+}
+
+impl RunWriter {
+    /// With room for so many bytes.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    /// Bytes that were written and not taken.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Writes the next entry, or that its key is no more.
+    pub(crate) fn push(&mut self, entry: &Entry<'_>, removed: bool) {
+        let run = &mut self.bytes;
+        let block = *self.block.get_or_insert_with(|| {
             run.extend_from_slice(&[0; HEADER]);
             run.len()
         });
@@ -38,241 +67,133 @@ pub fn write_run(delta: &mut Delta) -> (Bytes, u64) {
         run.extend_from_slice(&(entry.value.len() as u32).to_le_bytes());
         run.extend_from_slice(entry.key);
         run.extend_from_slice(entry.value);
-        entries += 1;
+        self.entries += 1;
+        let last = self.expires.entry(entry.table).or_insert(entry.expires);
+        *last = entry.expires.max(*last);
         if run.len() - block >= BLOCK {
-            seal(&mut run, block);
-            start = None;
+            self.seal();
         }
     }
-    if let Some(block) = start {
-        seal(&mut run, block);
+
+    /// Takes all that was written since the last time, as whole blocks.
+    pub(crate) fn take(&mut self) -> Bytes {
+        self.seal();
+        std::mem::take(&mut self.bytes).into()
     }
-    (run.into(), entries)
+
+    fn seal(&mut self) {
+        let Some(block) = self.block.take() else { return };
+        let run = &mut self.bytes;
+        let (length, hash) = ((run.len() - block) as u32, xxh3_64(&run[block..]));
+        run[block - HEADER..block - 8].copy_from_slice(&length.to_le_bytes());
+        run[block - 8..block].copy_from_slice(&hash.to_le_bytes());
+    }
 }
 
-fn seal(run: &mut [u8], block: usize) {
-    let (length, hash) = ((run.len() - block) as u32, xxh3_64(&run[block..]));
-    run[block - HEADER..block - 8].copy_from_slice(&length.to_le_bytes());
-    run[block - 8..block].copy_from_slice(&hash.to_le_bytes());
+/// A block that is being read.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    bytes: Bytes,
+    /// Where the next entry begins.
+    at: usize,
 }
 
-/// Reads a run in order.
-#[derive(Debug)]
-pub struct RunReader<'a> {
-    name: &'a str,
-    rest: &'a [u8],
-    block: &'a [u8],
-}
+impl Block {
+    /// What [`Head`]s refer to.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 
-/// An entry of a run, and whether it says that its key holds nothing any more.
-pub type RunEntry<'a> = (Entry<'a>, bool);
+    /// Takes the next block off `window`; gives how many bytes the window lacks for it.
+    pub(super) fn refill(&mut self, window: &mut Bytes, file: &str) -> Result<u64> {
+        if window.len() < HEADER {
+            return Ok((HEADER - window.len()) as u64);
+        }
+        let length = u32::from_le_bytes(window[..4].try_into().expect("4 bytes")) as usize;
+        let hash = u64::from_le_bytes(window[4..HEADER].try_into().expect("8 bytes"));
+        let Some(block) = window.get(HEADER..HEADER + length) else {
+            return Ok((HEADER + length - window.len()) as u64);
+        };
+        if block.is_empty() || xxh3_64(block) != hash {
+            return Err(damaged(file));
+        }
+        self.bytes = window.split_to(HEADER + length).slice(HEADER..);
+        self.at = 0;
+        Ok(0)
+    }
 
-impl<'a> RunReader<'a> {
-    /// Of the run `bytes` of file `name`.
-    pub fn new(name: &'a str, bytes: &'a [u8]) -> Self {
-        Self { name, rest: bytes, block: &[] }
+    /// Leaves out the entries that were not read.
+    pub(super) fn skip(&mut self) {
+        self.at = self.bytes.len();
     }
 
     /// The next entry; `None` behind the last.
-    pub fn read(&mut self) -> Result<Option<RunEntry<'a>>> {
-        if self.block.is_empty() {
-            if self.rest.is_empty() {
-                return Ok(None);
-            }
-            let (header, rest) =
-                self.rest.split_at_checked(HEADER).ok_or_else(|| self.damaged())?;
-            let length = u32::from_le_bytes(header[..4].try_into().expect("4 bytes")) as usize;
-            let hash = u64::from_le_bytes(header[4..].try_into().expect("8 bytes"));
-            let (block, rest) = rest.split_at_checked(length).ok_or_else(|| self.damaged())?;
-            if block.is_empty() || xxh3_64(block) != hash {
-                return Err(self.damaged());
-            }
-            (self.block, self.rest) = (block, rest);
+    pub(super) fn next(&mut self, file: &str) -> Result<Option<Head>> {
+        let rest = &self.bytes[self.at..];
+        if rest.is_empty() {
+            return Ok(None);
         }
-        let fixed = self.take(FIXED)?;
+        let (fixed, rest) = rest.split_at_checked(FIXED).ok_or_else(|| damaged(file))?;
         let length = |at: usize| u32::from_le_bytes(fixed[at..at + 4].try_into().expect("4 bytes"));
-        let entry = Entry {
+        let (key, value) = (length(12), length(16));
+        if key as usize + value as usize > rest.len() {
+            return Err(damaged(file));
+        }
+        let head = Head {
             group: KeyGroup(u16::from_le_bytes(fixed[..2].try_into().expect("2 bytes"))),
             table: fixed[2],
+            removed: fixed[3] & REMOVED != 0,
             expires: EventTime(i64::from_le_bytes(fixed[4..12].try_into().expect("8 bytes"))),
-            key: self.take(length(12) as usize)?,
-            value: self.take(length(16) as usize)?,
+            start: (self.at + FIXED) as u32,
+            key,
+            value,
+            prefix: prefix(fixed, &rest[..key as usize]),
         };
-        Ok(Some((entry, fixed[3] & REMOVED != 0)))
-    }
-
-    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.block.split_at_checked(length).ok_or_else(|| self.damaged())?;
-        self.block = rest;
-        Ok(taken)
-    }
-
-    fn damaged(&self) -> Error {
-        Error::new(code::STATE, format!("state file \"{}\" is damaged", self.name))
-            .hint("restore it from a copy, or start from an older savepoint")
+        self.at += FIXED + key as usize + value as usize;
+        Ok(Some(head))
     }
 }
 
-/// Calls `each` with neighbouring entries of several runs, oldest first, as they stand together:
-/// each key once, with what its newest run says, in the order of group, table and key; without
-/// those that were removed, expired by `floors`, or are not in `groups`.
-pub(crate) fn merge_runs(
-    runs: &[(&str, &[u8])],
-    floors: impl Fn(u8) -> EventTime,
-    groups: KeyGroupRange,
-    mut each: impl FnMut(&[Entry<'_>]) -> Result<()>,
-) -> Result<()> {
-    /// Entries that are given at once.
-    const TOGETHER: usize = 1024;
-    let mut readers: Vec<_> =
-        runs.iter().map(|(name, bytes)| RunReader::new(name, bytes)).collect();
-    let mut heads = BinaryHeap::with_capacity(readers.len());
-    for (run, reader) in readers.iter_mut().enumerate() {
-        let head = reader.read()?.map(|(entry, removed)| Reverse(Head { entry, removed, run }));
-        heads.extend(head);
-    }
-    let mut together = Vec::with_capacity(TOGETHER);
-    while let Some(mut newest) = next_head(&mut heads, &mut readers)? {
-        // Of one key, older runs come first.
-        while heads.peek().is_some_and(|Reverse(head)| head.place() == newest.place()) {
-            newest = next_head(&mut heads, &mut readers)?.expect("there is one");
-        }
-        let Head { entry, removed, .. } = newest;
-        let alive = !removed && entry.expires > floors(entry.table);
-        if alive && groups.contains(entry.group) {
-            together.push(entry);
-            if together.len() == TOGETHER {
-                each(&together)?;
-                together.clear();
-            }
-        }
-    }
-    if together.is_empty() { Ok(()) } else { each(&together) }
+/// What orders an entry before its key is looked at: group, table, the first bytes of its key.
+fn prefix(fixed: &[u8], key: &[u8]) -> u128 {
+    let mut prefix = [0; 16];
+    (prefix[0], prefix[1], prefix[2]) = (fixed[1], fixed[0], fixed[2]);
+    let length = key.len().min(13);
+    prefix[3..3 + length].copy_from_slice(&key[..length]);
+    u128::from_be_bytes(prefix)
 }
 
-/// What a run gives next.
-#[derive(Debug)]
-struct Head<'a> {
-    entry: Entry<'a>,
-    removed: bool,
-    /// The run, newest last.
-    run: usize,
+/// An entry of a block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    pub(super) group: KeyGroup,
+    pub(super) table: u8,
+    /// It says that its key is no more.
+    pub(super) removed: bool,
+    pub(super) expires: EventTime,
+    /// Entries of lesser ones come first; those of equal ones by key.
+    pub(super) prefix: u128,
+    start: u32,
+    key: u32,
+    value: u32,
 }
 
-impl<'a> Head<'a> {
-    fn place(&self) -> (KeyGroup, u8, &'a [u8]) {
-        (self.entry.group, self.entry.table, self.entry.key)
+impl Head {
+    /// Its key, in the bytes of its block.
+    pub(super) fn key<'a>(&self, block: &'a [u8]) -> &'a [u8] {
+        &block[self.start as usize..][..self.key as usize]
+    }
+
+    /// The entry, in the bytes of its block.
+    pub(super) fn entry<'a>(&self, block: &'a [u8]) -> Entry<'a> {
+        let Self { group, table, expires, .. } = *self;
+        let value = &block[self.start as usize + self.key as usize..][..self.value as usize];
+        Entry { group, table, key: self.key(block), expires, value }
     }
 }
 
-impl Ord for Head<'_> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.place().cmp(&other.place()).then(self.run.cmp(&other.run))
-    }
-}
-
-impl PartialOrd for Head<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Head<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Head<'_> {}
-
-/// Takes the least head; its run gives its next one.
-fn next_head<'a>(
-    heads: &mut BinaryHeap<Reverse<Head<'a>>>,
-    readers: &mut [RunReader<'a>],
-) -> Result<Option<Head<'a>>> {
-    let Some(mut least) = heads.peek_mut() else { return Ok(None) };
-    let run = least.0.run;
-    Ok(Some(match readers[run].read()? {
-        Some((entry, removed)) => std::mem::replace(&mut least.0, Head { entry, removed, run }),
-        None => PeekMut::pop(least).0,
-    }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ALL: KeyGroupRange = KeyGroupRange { start: 0, end: u16::MAX };
-
-    fn run(entries: &[(u16, &str, Option<&str>)]) -> Bytes {
-        let mut delta = Delta::default();
-        for (group, key, value) in entries {
-            match value {
-                Some(value) => delta.set(Entry {
-                    group: KeyGroup(*group),
-                    table: 0,
-                    key: key.as_bytes(),
-                    expires: EventTime(i64::from(*group)),
-                    value: value.as_bytes(),
-                }),
-                None => delta.remove(KeyGroup(*group), 0, key.as_bytes()),
-            }
-            .expect("it fits");
-        }
-        let (bytes, count) = write_run(&mut delta);
-        assert_eq!(count, entries.len() as u64);
-        bytes
-    }
-
-    fn merged(runs: &[Bytes], floor: i64, groups: KeyGroupRange) -> Result<Vec<String>> {
-        let runs: Vec<_> = runs.iter().map(|bytes| ("a run", bytes.as_ref())).collect();
-        let mut seen = Vec::new();
-        merge_runs(
-            &runs,
-            |_| EventTime(floor),
-            groups,
-            |entries| {
-                seen.extend(entries.iter().map(|entry| {
-                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                    format!("{} {}={}", entry.group.0, text(entry.key), text(entry.value))
-                }));
-                Ok(())
-            },
-        )?;
-        Ok(seen)
-    }
-
-    #[test]
-    fn the_newest_run_decides() {
-        let old = run(&[(1, "a", Some("old")), (1, "b", Some("old")), (2, "a", Some("old"))]);
-        let new = run(&[(1, "a", Some("new")), (1, "b", None), (3, "c", Some("new"))]);
-        let both = [old, new];
-        assert_eq!(merged(&both, 0, ALL).expect("sound"), ["1 a=new", "2 a=old", "3 c=new"]);
-        assert_eq!(merged(&both, 1, ALL).expect("sound"), ["2 a=old", "3 c=new"]);
-        let some = KeyGroupRange { start: 2, end: 3 };
-        assert_eq!(merged(&both, 0, some).expect("sound"), ["2 a=old"]);
-        assert!(merged(&[], 0, ALL).expect("sound").is_empty());
-    }
-
-    #[test]
-    fn damage_anywhere_is_found() {
-        let long = "x".repeat(3000);
-        let keys: Vec<String> = (0..100).map(|number| format!("{number:03}")).collect();
-        let entries: Vec<_> =
-            keys.iter().map(|key| (1, key.as_str(), Some(long.as_str()))).collect();
-        let sound = run(&entries);
-        assert_eq!(merged(std::slice::from_ref(&sound), 0, ALL).expect("sound").len(), 100);
-        assert!(sound.len() > 3 * BLOCK, "several blocks");
-        for at in (0..sound.len()).step_by(1009) {
-            let mut bytes = sound.to_vec();
-            bytes[at] ^= 0x10;
-            let error = merged(&[bytes.into()], 0, ALL).expect_err("a bit was turned");
-            assert_eq!(error.code(), code::STATE);
-            if at > 0 && at < sound.len() {
-                let cut = merged(&[sound.slice(..at)], 0, ALL);
-                // A cut between two blocks is found by the manifest, which knows the length.
-                assert!(cut.is_err() || cut.is_ok_and(|seen| seen.len() < 100));
-            }
-        }
-    }
+/// What is said of a file that is not as it was written.
+pub(super) fn damaged(file: &str) -> Error {
+    Error::new(code::STATE, format!("state file \"{file}\" is damaged"))
+        .hint("restore it from a copy, or start from an older savepoint")
 }

@@ -73,6 +73,25 @@ impl KeyGroupRange {
         (self.start..self.end).contains(&group.0)
     }
 
+    /// How many there are.
+    pub fn count(self) -> u16 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// Those that are in both; an empty range where there are none.
+    #[must_use]
+    pub fn intersection(self, other: Self) -> Self {
+        let start = self.start.max(other.start);
+        Self { start, end: self.end.min(other.end).max(start) }
+    }
+
+    /// Those that are not in `other`: what is before it and what is behind it, where there is any.
+    pub fn without(self, other: Self) -> impl Iterator<Item = Self> {
+        let before = Self { end: self.end.min(other.start), ..self };
+        let behind = Self { start: self.start.max(other.end), ..self };
+        [before, behind].into_iter().filter(|range| range.count() > 0)
+    }
+
     /// Whether any group is in both.
     pub fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end

@@ -13,7 +13,7 @@ fn shape() -> Shape {
 }
 
 fn coordinator() -> Coordinator {
-    let settings = Settings { interval: 100, pause: 20, keep: 3 };
+    let settings = Settings { interval: 100, pause: 20, keep: 3, ..Settings::default() };
     let manifest = Manifest { epoch: Epoch(7), ..Manifest::empty("job", KeyGroups::default()) };
     Coordinator::new(settings, shape(), manifest, 0)
 }
@@ -148,4 +148,71 @@ fn a_job_that_drains_in_a_checkpoint_makes_one_more() {
     assert_eq!(effects, [Effect::Publish(Epoch(8)), Effect::Inject(last)]);
     let manifest = gather(&mut coordinator, 9, 104);
     assert!(!manifest.finished, "there is more to read");
+}
+
+/// What is merged is named by the first manifest that is composed afterwards, in place of its inputs.
+#[test]
+fn a_merged_run_takes_the_place_of_its_inputs_in_the_next_manifest() {
+    let mut shape = shape();
+    shape.stages.truncate(1);
+    shape.stages[0].tasks = 1;
+    let merging = Merging { fan_in: 3, smallest: 1000 };
+    let settings = Settings { merging, interval: 100, ..Settings::default() };
+    let manifest = Manifest { epoch: Epoch(7), ..Manifest::empty("job", KeyGroups::default()) };
+    let mut coordinator = Coordinator::new(settings, shape, manifest, 0);
+    let checkpoint = |coordinator: &mut Coordinator, epoch: u64, merged: Option<Event>| {
+        coordinator.on(Event::Tick, 1000 * epoch as i64);
+        let mut effects = coordinator.on(part(0, 0, epoch), 1000 * epoch as i64);
+        assert!(merged.into_iter().all(|event| coordinator.on(event, 0).is_empty()));
+        let Some(Effect::Write(manifest)) = effects.pop() else { panic!("{effects:?}") };
+        (manifest, coordinator.on(Event::Written(Epoch(epoch)), 1000 * epoch as i64))
+    };
+    let merge_of = |effects: Vec<Effect>| {
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Merge(merge) => Some(*merge),
+            _ => None,
+        })
+    };
+    // They die by themselves: there are to be more of them.
+    for epoch in 8..19 {
+        let (_, effects) = checkpoint(&mut coordinator, epoch, None);
+        assert_eq!(merge_of(effects), None);
+    }
+    let (_, effects) = checkpoint(&mut coordinator, 19, None);
+    let merge = merge_of(effects).expect("it is due");
+    assert_eq!((merge.inputs.len(), merge.is_oldest, merge.epoch), (12, true, Epoch(19)));
+    // One at a time of the same groups; what it writes is spared while it does.
+    let (manifest, effects) = checkpoint(&mut coordinator, 20, None);
+    assert_eq!(manifest.operators["in operator"].len(), 13);
+    assert_eq!(effects, [Effect::Publish(Epoch(20))]);
+    for epoch in 21..27 {
+        checkpoint(&mut coordinator, epoch, None);
+    }
+    let (manifest, effects) = {
+        let run = RunRef { file: "merged".into(), ..merge.inputs[0].clone() };
+        // It comes while a manifest is written, which does not name it.
+        checkpoint(&mut coordinator, 27, Some(Event::Merged { id: merge.id, run: Some(run) }))
+    };
+    assert_eq!(manifest.operators["in operator"].len(), 20);
+    let spares = Effect::Collect { keep: 3, before: Epoch(19) };
+    assert_eq!(effects, [Effect::Publish(Epoch(27)), spares]);
+    let (manifest, effects) = checkpoint(&mut coordinator, 28, None);
+    let files: Vec<_> = manifest.operators["in operator"].iter().map(|run| &run.file).collect();
+    assert_eq!(files.len(), 10);
+    assert_eq!((files[0].as_str(), files[1].as_str()), ("merged", "20-0.0"));
+    assert_eq!(merge_of(effects), None);
+    // One that fails leaves everything as it is, and is not tried again at once.
+    let (mut failed, mut epoch) = (None, 28);
+    while failed.is_none() {
+        epoch += 1;
+        failed = merge_of(checkpoint(&mut coordinator, epoch, None).1);
+    }
+    let failed = Event::NotMerged { id: failed.expect("it is due").id };
+    assert_eq!(coordinator.on(failed, 0), []);
+    let mut again = None;
+    for later in 1..=MERGE_AGAIN_AFTER {
+        assert_eq!(again, None);
+        again = merge_of(checkpoint(&mut coordinator, epoch + later, None).1);
+    }
+    assert!(again.is_some());
 }
