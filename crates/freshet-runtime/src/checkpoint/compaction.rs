@@ -69,7 +69,7 @@ pub struct Merge {
 
 impl Merge {
     /// The merge that the state of an operator in some groups is due, if any is.
-    pub(super) fn plan(
+    pub fn plan(
         manifest: &Manifest,
         operator: &str,
         groups: KeyGroupRange,
@@ -91,8 +91,8 @@ impl Merge {
         })
     }
 
-    /// Puts `output` into the place of the inputs that are there.
-    pub(super) fn apply(&self, output: Option<RunRef>, runs: &mut Vec<RunRef>) {
+    /// Puts `output` into the place of the inputs that are there, in the runs of the operator.
+    pub fn apply(&self, output: Option<RunRef>, runs: &mut Vec<RunRef>) {
         let mut place = None;
         let mut left = Vec::with_capacity(runs.len());
         for run in runs.drain(..) {
@@ -156,7 +156,7 @@ const TURN: usize = 256 << 10;
 impl Repository {
     /// Writes what the inputs of a merge come to; `None` where nothing is left. Stops with an error
     /// once `goes_on` says so.
-    pub(crate) async fn merge(
+    pub async fn merge(
         &self,
         merge: &Merge,
         generation: Generation,

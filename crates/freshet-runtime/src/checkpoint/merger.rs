@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +18,7 @@ use super::run_file::{Block, Head, damaged};
 use crate::state::{Entry, KeyGroupRange};
 
 /// Gives pieces of files.
-pub(crate) trait Fetch: Send + Sync {
+pub trait Fetch: Send + Sync {
     /// The bytes of this range, or fewer where the file ends before.
     fn fetch<'a>(&'a self, file: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes>>;
 }
@@ -36,17 +37,18 @@ const AT_ONCE: usize = 32;
 
 /// Which entries are wanted.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub struct Wanted {
     /// Those of these groups.
-    pub(crate) groups: KeyGroupRange,
+    pub groups: KeyGroupRange,
     /// By table, up to when entries are dead.
-    pub(crate) floors: BTreeMap<u8, EventTime>,
+    pub floors: BTreeMap<u8, EventTime>,
     /// Whether a key is given whose newest run says that it is no more.
-    pub(crate) removed: bool,
+    pub removed: bool,
 }
 
-/// Reads runs as one, in the order of group, table and key.
-pub(crate) struct Merger<'a> {
+/// Reads runs as one, in the order of group, table and key. Errors are those of [`Fetch`], and that a run
+/// is damaged.
+pub struct Merger<'a> {
     fetch: &'a dyn Fetch,
     piece: u64,
     /// By table.
@@ -62,9 +64,15 @@ pub(crate) struct Merger<'a> {
     batch: Vec<(usize, Head)>,
 }
 
+impl fmt::Debug for Merger<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Merger").field("runs", &self.cursors.len()).finish_non_exhaustive()
+    }
+}
+
 impl<'a> Merger<'a> {
     /// Of runs, oldest first. Of each, the entries count that are of its groups.
-    pub(crate) async fn new(
+    pub async fn new(
         runs: impl IntoIterator<Item = &'a RunRef>,
         wanted: &Wanted,
         fetch: &'a dyn Fetch,
@@ -100,7 +108,7 @@ impl<'a> Merger<'a> {
     }
 
     /// Goes on to the next entries; `false` where there are none.
-    pub(crate) async fn advance(&mut self) -> Result<bool> {
+    pub async fn advance(&mut self) -> Result<bool> {
         self.batch.clear();
         loop {
             if std::mem::take(&mut self.starved) {
@@ -127,7 +135,7 @@ impl<'a> Merger<'a> {
     }
 
     /// The entries that [`Self::advance`] came to, each with whether it says that its key is no more.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (Entry<'_>, bool)> {
+    pub fn entries(&self) -> impl Iterator<Item = (Entry<'_>, bool)> {
         let entry = |(at, head): &(usize, Head)| {
             (head.entry(self.cursors[*at].block.bytes()), head.removed)
         };

@@ -17,7 +17,7 @@ pub use coordinator::{Coordinator, Effect, Event, Part, Settings, Shape, SinkSha
 pub use manifest::{Manifest, RunRef, SinkState};
 #[cfg(test)]
 pub(crate) use merger::merge_runs;
-pub(crate) use merger::{Fetch, Merger, Wanted};
+pub use merger::{Fetch, Merger, Wanted};
 pub use repository::Repository;
 pub use run_file::write_run;
 pub use savepoint::{Restored, check_name};
