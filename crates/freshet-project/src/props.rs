@@ -140,7 +140,8 @@ pub struct EnvironmentProps {
     /// The folder for local state. Default: `.freshet/<environment>`.
     #[schemars(with = "Option<String>")]
     pub state: Option<Located<String>>,
-    /// Memory that queries may use before they spill to disk. Default: `1GiB`.
+    /// Memory that queries may use before they spill to disk; streaming models share half of it for what
+    /// they remember. Default: `1GiB`.
     pub memory_limit: Option<ByteSize>,
     /// How long the records of runs are kept, e.g. `90d`: the end of each run forgets older ones, as
     /// `freshet runs prune` does. Default: for ever.

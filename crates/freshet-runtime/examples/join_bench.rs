@@ -141,7 +141,7 @@ fn main() -> Result<()> {
     let spill = match budget {
         Some(budget) => {
             let scratch = Arc::new(FolderScratch::new(std::env::temp_dir().join("join_bench"))?);
-            Some(SpillOptions { budget, scratch })
+            Some(SpillOptions { budget: budget.into(), scratch })
         }
         None => None,
     };

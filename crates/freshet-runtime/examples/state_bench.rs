@@ -51,8 +51,9 @@ fn schema() -> SchemaRef {
 fn batch(rows: usize, keys: u64, chance: &mut u64) -> RecordBatch {
     let mut column = |below: u64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values((0..rows).map(|_| {
-            *chance =
-                chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *chance = chance
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             ((*chance >> 33) % below) as i64
         })))
     };

@@ -293,7 +293,7 @@ impl Case {
             limits: Limits { rows: 1 + chance.below(200), bytes: 1 << 20 },
             // Where there is a budget, next to all rows are over it.
             spill: chance.happens(0.5).then(|| SpillOptions {
-                budget: 1 + chance.below(4000),
+                budget: (1 + chance.below(4000)).into(),
                 scratch: Arc::new(MemoryScratch::default()),
             }),
             restart: Restart {

@@ -1,5 +1,6 @@
 //! The state of operators: divided by key, and what a checkpoint keeps of it.
 
+mod budget;
 mod changes;
 mod delta;
 mod dirty;
@@ -8,6 +9,8 @@ mod multiset;
 pub(crate) mod rows;
 mod scratch;
 
+pub(crate) use budget::Allowance;
+pub use budget::{Budget, MemoryPool};
 pub(crate) use changes::Changes;
 pub use delta::{Delta, Entry};
 pub(crate) use dirty::Dirty;

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use freshet_core::{Error, Result, error::code};
 use parking_lot::Mutex;
 
+use super::Budget;
+
 /// Gives files to write to. Calls wait for the disk, on the worker that makes them.
 pub trait Scratch: Debug + Send + Sync {
     /// A new, empty file, which is deleted when it is dropped.
@@ -30,8 +32,8 @@ pub trait ScratchFile: Debug + Send + Sync {
 /// How much memory the state of an operator's instance may take, and where the rest goes.
 #[derive(Debug, Clone)]
 pub struct SpillOptions {
-    /// Bytes of memory. What finds rows (some ten bytes each) stays in memory in any case.
-    pub budget: usize,
+    /// Bytes of memory. What finds rows (some ten bytes each) counts, and stays in memory in any case.
+    pub budget: Budget,
     /// Where rows go that are over it.
     pub scratch: Arc<dyn Scratch>,
 }

@@ -19,6 +19,7 @@ use freshet_engine::streaming::{JobSink, StreamOptions, TokioIo, Unbounded};
 use freshet_runtime::checkpoint::Settings;
 use freshet_runtime::executor::Io;
 use freshet_runtime::job::{Ended, JobOptions};
+use freshet_runtime::state::{Budget, FolderScratch, MemoryPool, SpillOptions};
 use freshet_serve::{Jobs, Server, Services};
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
@@ -95,7 +96,14 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
         commit_interval: micros(args.commit_interval.0),
         io: Arc::clone(&io),
     };
+    let environment = &app.project.environment;
+    let spill = SpillOptions {
+        // The other half is for what queries and writers hold, and for rows on their way.
+        budget: Budget::Shared(Arc::new(MemoryPool::new(environment.memory_limit.as_usize() / 2))),
+        scratch: Arc::new(FolderScratch::new(environment.state_dir.join("tmp").join("state"))?),
+    };
     let options = JobOptions {
+        spill: Some(spill),
         checkpoints: Settings {
             interval: micros(args.checkpoint_interval.0),
             ..Settings::default()

@@ -299,7 +299,8 @@ fn state_stays_within_its_budget() {
     let all = cluster.size().0 as usize;
     let scratch = Arc::new(MemoryScratch::default());
     let budget = all / 10 * 4;
-    cluster.spill = Some(SpillOptions { budget, scratch: Arc::clone(&scratch) as Arc<_> });
+    cluster.spill =
+        Some(SpillOptions { budget: budget.into(), scratch: Arc::clone(&scratch) as Arc<_> });
     for restored in [false, true] {
         if !restored {
             cluster.restore(1, EventTime::MIN);

@@ -13,7 +13,7 @@ use super::{BATCH_ROWS, LEFT};
 use crate::keys::{KeyEncoder, KeyMap, Keys};
 use crate::operator::{Flow, StateSize};
 use crate::state::rows::{Loaded, NONE, Options, Restored, RowRef, RowStore, Times};
-use crate::state::{Delta, Entry, KeyGroup, KeyGroups, SpillOptions};
+use crate::state::{Allowance, Delta, Entry, KeyGroup, KeyGroups, SpillOptions};
 
 /// What both sides of a join are made of.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(super) struct Sides {
     groups: KeyGroups,
     /// The segment that was restored last, with its side.
     restored: Option<(usize, KeyGroup, u64, Range<RowRef>)>,
-    spill: Option<SpillOptions>,
+    spill: Option<Allowance>,
     /// What went wrong when a checkpoint was cut: said as soon as somebody can be told.
     failed: Option<Error>,
 }
@@ -76,6 +76,7 @@ impl Sides {
         let [left, right] = options;
         let stores =
             [RowStore::new(schemas[0].clone(), left), RowStore::new(schemas[1].clone(), right)];
+        let spill = spill.map(Allowance::new);
         Self { keys, stores, groups, restored: None, spill, failed: None }
     }
 
@@ -215,19 +216,21 @@ impl Sides {
 
     /// Writes rows to disk until what is left in memory is below the budget.
     pub(super) fn trim(&mut self) -> Result<()> {
-        let Some(SpillOptions { budget, scratch }) = &self.spill else { return Ok(()) };
+        let bytes = self.size().bytes as usize;
+        let Some(allowance) = &mut self.spill else { return Ok(()) };
+        let (budget, scratch) = (allowance.of(bytes), allowance.scratch());
         loop {
             let bytes = self.size().bytes as usize;
-            if bytes <= *budget {
+            if bytes <= budget {
                 return Ok(());
             }
             let [left, right] = &mut self.stores;
             if left.resident() + right.resident() == 0 {
-                left.close_above(*budget / 4)?;
-                right.close_above(*budget / 4)?;
+                left.close_above(budget / 4)?;
+                right.close_above(budget / 4)?;
             }
             let larger = if left.resident() > right.resident() { left } else { right };
-            if larger.resident() == 0 || !larger.spill(&**scratch)? {
+            if larger.resident() == 0 || !larger.spill(&*scratch)? {
                 break;
             }
         }

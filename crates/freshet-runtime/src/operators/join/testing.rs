@@ -107,7 +107,7 @@ pub(super) fn count(folded: &mut Folded, row: String, times: i64) {
 
 /// Next to no memory.
 pub(super) fn tiny() -> SpillOptions {
-    SpillOptions { budget: 1, scratch: Arc::new(MemoryScratch::default()) }
+    SpillOptions { budget: 1.into(), scratch: Arc::new(MemoryScratch::default()) }
 }
 
 /// Rows that a cluster gave, folded as they come.
