@@ -16,7 +16,7 @@ use object_store::prefix::PrefixStore;
 
 use crate::checkpoint::{
     Coordinator, Effect, Event, Manifest, Repository, Settings, Shape, SinkShape, StageShape,
-    check_name,
+    changes, check_name,
 };
 use crate::exchange::{Inbox, Limits, Partitioner, reach};
 use crate::executor::{Executor, Io};
@@ -40,6 +40,8 @@ pub struct JobOptions {
     pub restart: Restart,
     /// How much memory the state of an operator's instance may take; all where it is not set.
     pub spill: Option<SpillOptions>,
+    /// Go on though the newest checkpoint holds state that the plan has no place for.
+    pub accept_state_loss: bool,
 }
 
 /// How often a job begins again by itself, and after which time. In microseconds.
@@ -269,7 +271,9 @@ impl Job {
     /// One life of the job: from taking over to the first failure.
     async fn attempt(&mut self) -> Result<Ended> {
         let now = self.environment.clock.now_micros();
-        let manifest = self.repository.claim(self.plan.groups, now).await?;
+        self.refuse_loss().await?;
+        let mut manifest = self.repository.claim(self.plan.groups, now).await?;
+        manifest.fit(&self.plan);
         self.plan.groups = manifest.groups;
         let writers = self.open_sinks(&manifest).await?;
         if manifest.finished {
@@ -332,6 +336,33 @@ impl Job {
             };
             self.monitor.checkpointing(coordinator.waits_for());
         }
+    }
+
+    /// A plan that has no place for what the newest checkpoint holds is refused before anything is
+    /// taken over, unless that is accepted.
+    async fn refuse_loss(&self) -> Result<()> {
+        if self.options.accept_state_loss {
+            return Ok(());
+        }
+        let Some(newest) = self.repository.newest().await? else { return Ok(()) };
+        let lost = changes(&self.plan, &newest).into_iter();
+        let lost: Vec<_> = lost.filter(|change| change.is_loss(&newest)).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = lost.iter().map(|change| change.name.as_str()).collect();
+        Err(Error::new(
+            code::STATE_LOST,
+            format!(
+                "the checkpoint of job \"{}\" holds state that its SQL has no place for: {}",
+                self.plan.name,
+                names.join("; ")
+            ),
+        )
+        .hint(
+            "`freshet plan` says what becomes of each operator; \
+             `freshet up --accept-state-loss` goes on without this state",
+        ))
     }
 
     /// What comes next; the time of day where nothing comes before `deadline`.

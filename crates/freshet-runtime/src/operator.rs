@@ -139,6 +139,11 @@ pub trait OperatorSpec: Debug + Send + Sync {
     /// What it is, for people: `tumble 1 minute by city`.
     fn name(&self) -> String;
 
+    /// Whether checkpoints may hold something of it.
+    fn has_state(&self) -> bool {
+        true
+    }
+
     /// A new instance.
     fn create(&self, context: &OperatorContext) -> Result<Box<dyn Operator>>;
 }

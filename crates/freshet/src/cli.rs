@@ -88,6 +88,8 @@ pub enum Command {
     Run(RunArgs),
     /// Runs the streaming models until it is stopped
     Up(UpArgs),
+    /// Says what a change of SQL does to the state of streaming jobs, before they are started
+    Plan(PlanArgs),
     /// Lists the streaming jobs: those that run, and those that have checkpoints
     Jobs(JobsArgs),
     /// Shows a streaming job, and steers it
@@ -201,10 +203,25 @@ pub struct UpArgs {
     /// [default: `http.listen` of the environment]
     #[arg(long, value_name = "ADDRESS")]
     pub http: Option<String>,
+    /// Goes on though the SQL has changed and has no place for state that a checkpoint holds; `freshet
+    /// plan` says what is lost
+    #[arg(long)]
+    pub accept_state_loss: bool,
     /// Makes the streams that the project's `demo_data` declares as they happen, and shows a result
     /// as it changes
     #[arg(long)]
     pub demo: bool,
+}
+
+/// `freshet plan`
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The project folder [default: the current one]
+    #[command(flatten)]
+    pub dir: DirArgs,
+    /// Which models.
+    #[command(flatten)]
+    pub nodes: SelectArgs,
 }
 
 /// `freshet jobs`

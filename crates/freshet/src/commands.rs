@@ -12,6 +12,7 @@ pub mod init;
 pub mod jobs;
 pub mod lake;
 pub mod ls;
+pub mod plan;
 pub mod run;
 pub mod runs;
 pub mod show;

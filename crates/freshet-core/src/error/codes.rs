@@ -147,6 +147,8 @@ codes! {
         "Writing a checkpoint, or reading one to go on from it, failed. Nothing is lost: what is not checkpointed is read again. The message names the object and the reason; where it is damaged, go on from an older savepoint."
     902 FENCED External "another instance of the job has taken over"
         "Each instance of a job that starts takes it over from those before it, which end with this error. Nothing that they did afterwards counts. Run one instance of a job at a time."
+    903 STATE_LOST User "a change of the SQL would lose state"
+        "The job's checkpoint holds state, or staged rows, of operators and sinks that the model's SQL does not have any more. Nothing was changed. `freshet plan` says what becomes of each; take the change back, or start with `--accept-state-loss`, which goes on without."
     951 LOG External "the event log could not be read or written"
         "The disk refused to read or write a file of the embedded log. The message names the file and the reason. A request that ends so may have been kept: repeat it with its idempotency key."
     952 LOG_DAMAGED Data "a file of the event log is damaged"

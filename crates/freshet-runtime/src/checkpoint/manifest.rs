@@ -43,6 +43,9 @@ pub struct Manifest {
     pub sinks: BTreeMap<String, SinkState>,
     /// Whether the job came to its end: all of its input was read.
     pub finished: bool,
+    /// What operators, sources and sinks are called, for people.
+    #[serde(default)]
+    pub names: BTreeMap<String, String>,
 }
 
 /// A part of a state file.
@@ -101,6 +104,7 @@ impl Manifest {
             watermarks: BTreeMap::new(),
             sinks: BTreeMap::new(),
             finished: false,
+            names: BTreeMap::new(),
         }
     }
 

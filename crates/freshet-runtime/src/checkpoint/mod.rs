@@ -4,6 +4,7 @@
 //! takes the job over writes the next one, so that an instance that was thought dead cannot write
 //! it any more: the sequence is the fence. After slatedb's manifests.
 
+mod changes;
 mod compaction;
 mod coordinator;
 mod manifest;
@@ -12,6 +13,7 @@ mod repository;
 mod run_file;
 mod savepoint;
 
+pub use changes::{Fate, JobPart, StateChange, changes};
 pub use compaction::{Merge, Merging};
 pub use coordinator::{Coordinator, Effect, Event, Part, Settings, Shape, SinkShape, StageShape};
 pub use manifest::{Manifest, RunRef, SinkState};

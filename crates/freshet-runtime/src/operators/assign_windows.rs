@@ -44,6 +44,10 @@ impl OperatorSpec for AssignWindows {
         "assign windows".into()
     }
 
+    fn has_state(&self) -> bool {
+        false
+    }
+
     fn create(&self, _context: &OperatorContext) -> Result<Box<dyn Operator>> {
         Ok(Box::new(Running { schema: self.schema(), spec: self.clone() }))
     }

@@ -37,6 +37,10 @@ impl OperatorSpec for Calc {
         }
     }
 
+    fn has_state(&self) -> bool {
+        false
+    }
+
     fn create(&self, _context: &OperatorContext) -> Result<Box<dyn Operator>> {
         Ok(Box::new(Running { spec: self.clone(), filtered: 0 }))
     }

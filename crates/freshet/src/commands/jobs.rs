@@ -3,7 +3,7 @@
 //! Jobs that run are asked over HTTP, in the `freshet up` of this machine that has them. Of others
 //! the checkpoints are looked at, which is all that there is of them.
 
-mod stored;
+pub mod stored;
 pub mod view;
 
 use std::io::{self, IsTerminal, Write};

@@ -108,6 +108,7 @@ async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
             interval: micros(args.checkpoint_interval.0),
             ..Settings::default()
         },
+        accept_state_loss: args.accept_state_loss,
         ..JobOptions::default()
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

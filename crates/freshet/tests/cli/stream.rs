@@ -184,3 +184,43 @@ fn what_cannot_run_as_a_stream_is_said_with_its_place() {
     project.replace("sources/shop.yml", "for: at", "for: att");
     project.run(&["up"]).exits(2).says(&["has no column \"att\"", "did you mean \"at\"?"]);
 }
+
+#[test]
+fn a_change_of_sql_says_what_becomes_of_state_and_loses_none_unasked() {
+    let project = project();
+    let only = ["--select", "per_minute"];
+    project.run(&["plan"]).exits(0).says(&["per_minute: it has no checkpoint"]);
+    push(&project, 0..100);
+    let child = up(&project, &only);
+    awaits(&project, "select count(*) > 0 from per_minute", "true");
+    interrupt(&project, child);
+    let same = project.run(&["plan", "--select", "per_minute"]).exits(0);
+    assert!(same.out.contains("kept") && !same.out.contains("lost"), "{}", same.out);
+
+    project.replace(
+        "models/per_minute.sql",
+        "group by city, window_start",
+        "group by window_start",
+    );
+    project.replace("models/per_minute.sql", "select city,", "select max(city) as city,");
+    let other = project.run(&["plan", "--select", "per_minute"]).exits(0);
+    let other =
+        other.says(&["knows nothing of the rows", "the SQL has no place", "--accept-state-loss"]);
+    assert!(other.out.contains("tumble window by"), "it is called by its name: {}", other.out);
+    let json = project.run(&["plan", "--select", "per_minute", "--json"]).exits(0).json();
+    let parts = json[0]["parts"].as_array().expect("parts");
+    let fates: Vec<_> = parts.iter().map(|part| part["fate"].as_str().expect("a word")).collect();
+    assert!(fates.contains(&"empty") && fates.contains(&"lost"), "{json}");
+    let refused = [&["up"], &only[..]].concat();
+    project.run(&refused).exits(2).says(&["F0903", "tumble window by", "freshet plan"]);
+    // Nothing was taken over: the statement of before goes on from where it was.
+    let said = project.run(&["plan", "--select", "per_minute"]).exits(0);
+    assert_eq!(said.out.matches("lost").count(), other.out.matches("lost").count());
+
+    push(&project, 100..300);
+    let child = up(&project, &[&only[..], &["--accept-state-loss"]].concat());
+    awaits(&project, "select count(*) > 3 from per_minute", "true");
+    interrupt(&project, child);
+    let after = project.run(&["plan", "--select", "per_minute"]).exits(0);
+    assert!(after.out.contains("kept") && !after.out.contains("lost"), "{}", after.out);
+}

@@ -41,6 +41,11 @@ fn store(app: &App) -> Arc<dyn ObjectStore> {
     Arc::new(PrefixStore::new(Arc::clone(app.engine.lake().store()), JOBS))
 }
 
+/// The newest checkpoint of a job.
+pub async fn newest(app: &App, job: &str) -> Result<Option<Manifest>> {
+    Repository::new(store(app), job).newest().await
+}
+
 impl Stored {
     /// The jobs of the environment that have a checkpoint, by their names.
     pub async fn all(app: &App) -> Result<Vec<Self>> {
