@@ -1,6 +1,6 @@
 //! Named steps at which a test can end the process, as a power cut would.
 //!
-//! Each durable step of a run is followed by a [`point`]. In builds with debug assertions, or with
+//! Each durable step of a run or a streaming job is followed by a [`point`]. In builds with debug assertions, or with
 //! the feature `crash-points`, a point ends the process without any clean-up when the environment
 //! variable `FRESHET_CRASH_AT` names it: `publish.intent`, or `publish.intent#3` for the third
 //! time that it is passed. In other builds a point is nothing at all.
@@ -26,10 +26,35 @@ pub const STEPS: &[(&str, &str)] = &[
     ("run.finished", "the run is in the index as finished"),
 ];
 
+/// The steps of streaming jobs: how one is taken over, then how it makes a checkpoint and commits it.
+/// Each is passed by whoever did the step, before anybody else is told of it.
+pub const JOB_STEPS: &[(&str, &str)] = &[
+    ("job.claimed", "the manifest of this life is durable: those before can write none any more"),
+    ("job.opened", "a sink is open, which fences those before where the target can"),
+    ("job.recovered", "a sink holds what the life before had left to commit"),
+    ("job.restored", "the tasks hold the state of the checkpoint and begin"),
+    ("checkpoint.begun", "the sources were told to let the barrier pass"),
+    ("checkpoint.cut", "the barrier has passed a task; nothing of its part is durable"),
+    ("checkpoint.state", "the state of a task is durable"),
+    ("checkpoint.staged", "what a task gave its sink is durable, and nobody sees it"),
+    ("checkpoint.gathered", "all parts are durable, the manifest is not"),
+    ("checkpoint.written", "the manifest is durable, the job does not know it"),
+    ("checkpoint.known", "the job knows that the manifest is durable"),
+    ("checkpoint.published", "a source was told where the checkpoint stands"),
+    ("commit.begun", "a sink is about to be asked to commit"),
+    ("commit.done", "the target holds the epochs, the job does not know it"),
+    ("commit.known", "the job knows that the target holds the epochs"),
+    ("merge.written", "the run that others were merged to is durable, no manifest names it"),
+    ("collect.manifests", "old manifests are deleted, the files that they named are not"),
+    ("collect.files", "the files that nobody names are deleted"),
+    ("savepoint.made", "a savepoint is durable, and nobody knows it"),
+    ("job.ended", "everything is committed that the job read, and nobody knows it"),
+];
+
 /// Whether points do anything in this build.
 pub const ENABLED: bool = cfg!(any(debug_assertions, feature = "crash-points"));
 
-/// Marks that `step`, one of [`STEPS`], was passed; ends the process here if a test asked for it.
+/// Marks that `step`, one of [`STEPS`] or [`JOB_STEPS`], was passed; ends the process here if a test asked for it.
 #[inline]
 pub fn point(step: &'static str) {
     #[cfg(any(debug_assertions, feature = "crash-points"))]
@@ -87,10 +112,7 @@ mod armed {
                 Some((step, pass)) => (step, pass.parse().ok().filter(|pass| *pass > 0)?),
                 None => (text, 1),
             };
-            super::STEPS
-                .iter()
-                .any(|(name, _)| *name == step)
-                .then(|| Self { step: step.to_owned(), pass })
+            is_known(step).then(|| Self { step: step.to_owned(), pass })
         }
 
         /// Whether passing `step` now, after `passed` earlier passes of the target, is the end.
@@ -99,14 +121,15 @@ mod armed {
         }
     }
 
+    fn is_known(step: &str) -> bool {
+        super::STEPS.iter().chain(super::JOB_STEPS).any(|(name, _)| *name == step)
+    }
+
     #[allow(clippy::print_stderr, reason = "the last words of a process that a test ends")]
     pub(super) fn pass(step: &'static str) {
         static TARGET: OnceLock<Option<Target>> = OnceLock::new();
         static PASSED: AtomicU64 = AtomicU64::new(0);
-        assert!(
-            super::STEPS.iter().any(|(name, _)| *name == step),
-            "step \"{step}\" is not in the list of steps"
-        );
+        assert!(is_known(step), "step \"{step}\" is not in the list of steps");
         // Not held while it is called: it may pass points itself.
         let observer = OBSERVER.with(|place| place.borrow().clone());
         if let Some(observer) = observer {

@@ -7,12 +7,20 @@ use std::sync::Arc;
 use freshet_core::clock::Clock;
 use freshet_core::source::Position;
 use freshet_core::stream::{Claim, Epoch, EventTime, Generation, SinkWriter, Wake};
-use freshet_core::{Error, ErrorKind, Result, error::code};
+use freshet_core::{Error, ErrorKind, Result, crash, error::code};
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures::channel::oneshot;
 use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
+use xxhash_rust::xxh3::xxh3_64;
+
+mod restart;
+mod retry;
+mod state;
+
+use restart::Failures;
+pub use restart::{FailureRate, Restart};
 
 use crate::checkpoint::{
     Coordinator, Effect, Event, Manifest, Repository, Settings, Shape, SinkShape, StageShape,
@@ -27,8 +35,6 @@ use crate::source::Silence;
 use crate::state::SpillOptions;
 use crate::task::{Command, Input, Mailbox, Output, Report, Reporter, Task, TaskId, TaskParts};
 
-mod state;
-
 /// How a job is run.
 #[derive(Debug, Clone, Default)]
 pub struct JobOptions {
@@ -42,33 +48,6 @@ pub struct JobOptions {
     pub spill: Option<SpillOptions>,
     /// Go on though the newest checkpoint holds state that the plan has no place for.
     pub accept_state_loss: bool,
-}
-
-/// How often a job begins again by itself, and after which time. In microseconds.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Restart {
-    /// Failures in a row after which it is given up; `None` is never.
-    pub attempts: Option<u32>,
-    /// The wait after the first failure.
-    pub delay: i64,
-    /// What each further wait is multiplied with; 1 is a fixed delay.
-    pub factor: f64,
-    /// The longest wait.
-    pub longest: i64,
-    /// A job that ran for so long without failing is sound again: its failures are forgotten.
-    pub forget_after: i64,
-}
-
-impl Default for Restart {
-    fn default() -> Self {
-        Self {
-            attempts: None,
-            delay: 1_000_000,
-            factor: 2.0,
-            longest: 60_000_000,
-            forget_after: 600_000_000,
-        }
-    }
 }
 
 /// What a job stands on.
@@ -213,7 +192,7 @@ impl Job {
 
     /// Runs it to its end, beginning again after failures that may pass.
     pub async fn run(&mut self) -> Result<Ended> {
-        let mut failures = 0_u32;
+        let mut failures = Failures::default();
         let mut last = false;
         loop {
             let begun = self.environment.clock.now_micros();
@@ -228,17 +207,19 @@ impl Job {
             };
             self.monitor.failed(&error);
             let now = self.environment.clock.now_micros();
-            let Restart { attempts, delay, factor, longest, forget_after } = &self.options.restart;
-            if now - begun >= *forget_after {
-                failures = 0;
-            }
-            failures += 1;
-            let given_up = attempts.is_some_and(|attempts| failures > attempts);
-            if given_up || last || is_lasting(&error) {
+            let seed = xxh3_64(self.plan.name.as_bytes());
+            let wait = failures.failed(&self.options.restart, begun, now, seed);
+            if last || is_lasting(&error) {
                 return Err(error);
             }
-            let wait = *delay as f64 * factor.powi(failures as i32 - 1);
-            let wait = (wait as i64).min(*longest);
+            let failures = failures.count();
+            let wait = match wait {
+                Ok(wait) => wait,
+                Err(limit) => {
+                    tracing::error!(pipeline = self.plan.name, failures, limit, "job is given up");
+                    return Err(error);
+                }
+            };
             tracing::warn!(
                 pipeline = self.plan.name,
                 failures,
@@ -274,6 +255,7 @@ impl Job {
         self.refuse_loss().await?;
         let mut manifest = self.repository.claim(self.plan.groups, now).await?;
         manifest.fit(&self.plan);
+        crash::point("job.claimed");
         self.plan.groups = manifest.groups;
         let writers = self.open_sinks(&manifest).await?;
         if manifest.finished {
@@ -283,6 +265,7 @@ impl Job {
         // What an earlier life still sends comes to nobody.
         let (sender, mut messages) = unbounded();
         let mailboxes = self.start(&manifest, writers, &sender).await?;
+        crash::point("job.restored");
         let (generation, alive) = (manifest.generation, Arc::new(()));
         let life = |sender, mailboxes| Life { generation, alive: &alive, sender, mailboxes };
         let now = self.environment.clock.now_micros();
@@ -296,6 +279,7 @@ impl Job {
         loop {
             for effect in effects.drain(..) {
                 if matches!(effect, Effect::Finish) {
+                    crash::point("job.ended");
                     let exhausted = coordinator.manifest().finished;
                     return Ok(if exhausted { Ended::Exhausted } else { Ended::Drained });
                 }
@@ -317,6 +301,11 @@ impl Job {
                 }
                 Heard::Message(Message::Event(event)) => {
                     self.monitor.heard(&event);
+                    match event {
+                        Event::Written(_) => crash::point("checkpoint.known"),
+                        Event::Committed { .. } => crash::point("commit.known"),
+                        _ => {}
+                    }
                     let written = matches!(event, Event::Written(_));
                     let effects = coordinator.on(event, now);
                     if written {
@@ -403,8 +392,10 @@ impl Job {
             let store = Arc::clone(&self.environment.store);
             sink.stage_in(Arc::new(PrefixStore::new(store, staged)));
             let opened = sink.open(claim, &self.wakes(stage)).await?;
+            crash::point("job.opened");
             if let Some(state) = manifest.sinks.get(id).filter(|state| !state.pending.is_empty()) {
                 sink.commit(manifest.generation, &state.pending).await?;
+                crash::point("job.recovered");
             }
             writers.insert(place, opened);
         }
@@ -586,9 +577,12 @@ impl Job {
                     mailbox.push(Command::Barrier(barrier));
                     wake.wake();
                 }
+                crash::point("checkpoint.begun");
             }
             Effect::Write(manifest) => life.answer(io, async move {
+                crash::point("checkpoint.gathered");
                 retry.run("manifest", || repository.write(&manifest)).await?;
+                crash::point("checkpoint.written");
                 Ok(Event::Written(manifest.epoch))
             }),
             Effect::Commit { stage, epoch, pending } => {
@@ -597,7 +591,9 @@ impl Job {
                 let generation = life.generation;
                 self.monitor.committing(stage);
                 life.answer(io, async move {
+                    crash::point("commit.begun");
                     retry.run("commit", || sink.commit(generation, &pending)).await?;
+                    crash::point("commit.done");
                     Ok(Event::Committed { stage, epoch })
                 });
             }
@@ -609,6 +605,7 @@ impl Job {
                         if let Err(error) = source.publish(&positions).await {
                             tracing::warn!(%error, "positions could not be published");
                         }
+                        crash::point("checkpoint.published");
                     }));
                 }
             }
@@ -645,6 +642,7 @@ impl Job {
             let (repository, manifest) = (self.repository.clone(), manifest.clone());
             self.environment.io.spawn(Box::pin(async move {
                 let saved = repository.save(&name, &manifest).await;
+                crash::point("savepoint.made");
                 // Whoever asked may have gone.
                 let _ = answer.send(saved.map(|()| manifest.epoch));
             }));

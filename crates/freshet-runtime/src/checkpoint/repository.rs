@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use freshet_core::stream::{Epoch, Generation};
-use freshet_core::{Error, Result, error::code};
+use freshet_core::{Error, Result, crash, error::code};
 use futures::TryStreamExt;
 use futures::lock::Mutex;
 use object_store::path::Path;
@@ -135,6 +135,9 @@ impl Repository {
         for epoch in old {
             self.delete(&self.path(*epoch)).await?;
         }
+        if !old.is_empty() {
+            crash::point("collect.manifests");
+        }
         let mut needed = std::collections::HashSet::new();
         for epoch in kept {
             if let Some(manifest) = self.read(*epoch).await? {
@@ -146,12 +149,17 @@ impl Repository {
                 needed.extend(manifest.files().into_iter().map(str::to_owned));
             }
         }
+        let mut deleted = false;
         for name in self.list(&format!("{}/state", self.job)).await? {
             let epoch = name.split('-').next().and_then(|number| number.parse().ok()).map(Epoch);
             let path = self.state_path(&name);
             if epoch.is_some_and(|epoch| epoch < before) && !needed.contains(&path) {
                 self.delete(&path).await?;
+                deleted = true;
             }
+        }
+        if deleted {
+            crash::point("collect.files");
         }
         Ok(())
     }

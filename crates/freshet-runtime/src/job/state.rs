@@ -4,17 +4,17 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use freshet_core::Result;
 use freshet_core::stream::EventTime;
+use freshet_core::{Result, crash};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::retry::Retry;
 use super::{Job, Life, Message};
 use crate::checkpoint::{
     Event, Fetch, Manifest, Merge, Merger, Part, Repository, RunRef, Wanted, write_run,
 };
 use crate::executor::Io;
-use crate::monitor::JobMonitor;
 use crate::operator::{Chain, OperatorContext};
 use crate::plan::StagePlan;
 use crate::state::{Entry, KeyGroupRange};
@@ -61,6 +61,7 @@ impl Job {
         let name = format!("{:020}-{}-{}", cut.epoch.0, life.generation.0, cut.task);
         let file = repository.state_path(&name.replace('/', "."));
         life.answer(io, async move {
+            crash::point("checkpoint.cut");
             let Cut { task, epoch, watermark, deltas, positions, staging } = cut;
             let (mut content, mut runs, mut floors, mut offset) = (vec![], vec![], vec![], 0);
             for (place, mut delta) in deltas.into_iter().enumerate() {
@@ -77,11 +78,15 @@ impl Job {
             }
             if !content.is_empty() {
                 retry.run("state", || repository.put(&file, content.clone())).await?;
+                crash::point("checkpoint.state");
             }
             let token = match staging {
                 Some(staging) => Some(staging.await?),
                 None => None,
             };
+            if token.is_some() {
+                crash::point("checkpoint.staged");
+            }
             Ok(Event::Part(Part { task, epoch, watermark, runs, floors, positions, token }))
         });
     }
@@ -98,7 +103,10 @@ impl Job {
                 return;
             }
             let event = match merged {
-                Ok(run) => Event::Merged { id: merge.id, run },
+                Ok(run) => {
+                    crash::point("merge.written");
+                    Event::Merged { id: merge.id, run }
+                }
                 Err(error) => {
                     let (operator, error) = (&merge.operator, error.chain());
                     tracing::warn!(
@@ -120,7 +128,8 @@ impl Job {
 
     pub(super) fn retry(&self) -> Retry {
         let io = Arc::clone(&self.environment.io);
-        Retry { pipeline: self.plan.name.clone(), io, monitor: self.monitor.clone() }
+        let clock = Arc::clone(&self.environment.clock);
+        Retry { pipeline: self.plan.name.clone(), io, clock, monitor: self.monitor.clone() }
     }
 }
 
@@ -148,39 +157,5 @@ impl Fetch for StateFiles {
             self.repository.get(file, range).await
         }
         .boxed()
-    }
-}
-
-/// Tries again what may succeed later.
-pub(super) struct Retry {
-    pipeline: String,
-    io: Arc<dyn Io>,
-    monitor: JobMonitor,
-}
-
-impl Retry {
-    /// The first wait, in microseconds; each further one is twice as long.
-    const FIRST: i64 = 50_000;
-    const LONGEST: i64 = 10_000_000;
-
-    pub(super) async fn run<F: Future<Output = Result<()>>>(
-        &self,
-        what: &'static str,
-        mut call: impl FnMut() -> F,
-    ) -> Result<()> {
-        let mut wait = Self::FIRST;
-        let mut waiting = None;
-        loop {
-            match call().await {
-                Err(error) if error.is_retryable() => {
-                    tracing::warn!(pipeline = self.pipeline, what, wait_ms = wait / 1000,
-                        error = %error.chain(), "will try again");
-                    self.monitor.retries(&mut waiting, what, &error);
-                    self.io.sleep(wait).await;
-                    wait = (wait * 2).min(Self::LONGEST);
-                }
-                other => return other,
-            }
-        }
     }
 }
