@@ -18,7 +18,7 @@ use crate::monitor::{Board, Meter, PUBLISH_EVERY};
 use crate::operator::{Chain, Flow, MAIN, Port, Tail};
 use crate::source::{Fed, Feed, Silence, SplitPosition, WatermarkSpec, Watermarks};
 use crate::state::Delta;
-use crate::time::{Merged, WatermarkMerge};
+use crate::time::{ChannelMerge, Merged};
 use freshet_core::rows::Rows;
 use freshet_core::stream::{Epoch, EventTime, SinkWriter, Token};
 
@@ -254,6 +254,9 @@ pub struct Task {
     /// Rows that were worked off since the last flush, and when the first of them was.
     unflushed: Option<(usize, i64)>,
     finished: bool,
+    /// Whether the last step could do nothing for want of room, or because it is over.
+    is_held: bool,
+    has_greeted: bool,
     meter: Meter,
     /// Where figures are published, and when they were.
     board: Arc<Board>,
@@ -271,7 +274,7 @@ struct Channels {
     inputs: Vec<usize>,
     /// What was taken from each channel and not worked off.
     taken: Vec<VecDeque<Taken>>,
-    watermarks: WatermarkMerge,
+    watermarks: ChannelMerge,
     /// Which channels have come to the barrier that others have not.
     aligned: Vec<bool>,
     barrier: Option<Barrier>,
@@ -329,7 +332,7 @@ impl Task {
                     inbox,
                     inputs,
                     taken: (0..channels).map(|_| VecDeque::new()).collect(),
-                    watermarks: WatermarkMerge::restored(channels, watermark),
+                    watermarks: ChannelMerge::restored(channels, watermark),
                     aligned: vec![false; channels],
                     barrier: None,
                     turn: 0,
@@ -359,6 +362,8 @@ impl Task {
             drained: DRAIN_BYTES,
             unflushed: None,
             finished: false,
+            is_held: false,
+            has_greeted: false,
             meter: Meter::default(),
             board,
             published: i64::MIN,
@@ -373,6 +378,16 @@ impl Task {
 
     /// Does a bounded piece of work, at the time of day `now` in microseconds since 1970.
     pub fn step(&mut self, now: i64) -> Result<Progress> {
+        let progress = self.try_step(now)?;
+        self.is_held = matches!(
+            progress,
+            Progress::Waiting(Wait::Output { .. } | Wait::Sink | Wait::Finished)
+        );
+        Ok(progress)
+    }
+
+    fn try_step(&mut self, now: i64) -> Result<Progress> {
+        self.greet();
         let drained = self.drain()?;
         if self.finished {
             return Ok(if drained { Progress::Worked } else { Progress::Waiting(Wait::Finished) });
@@ -403,11 +418,24 @@ impl Task {
         Ok(if drained { Progress::Worked } else { Progress::Waiting(Wait::Input) })
     }
 
+    /// Tells those behind how far event time had come at the checkpoint that it begins with: they may
+    /// have waited for others, and it may be that no later time ever comes.
+    fn greet(&mut self) {
+        if !std::mem::replace(&mut self.has_greeted, true) && self.watermark > EventTime::MIN {
+            self.outputs.broadcast(&Element::Watermark(self.watermark));
+        }
+    }
+
     /// The time of day at which there is something to do though nothing arrives.
     pub fn deadline(&self) -> Option<i64> {
+        // Whoever makes room wakes it; until then there is nothing that time could bring.
+        if self.is_held {
+            return None;
+        }
         let (idle, feed) = match &self.input {
             Reading::Source(source) => {
-                let idle = source.watermarks.as_ref().and_then(Watermarks::deadline);
+                let watermarks = source.watermarks.as_ref().filter(|_| !source.exhausted);
+                let idle = watermarks.and_then(Watermarks::deadline);
                 (idle, source.feed.deadline())
             }
             Reading::Channels(_) => (None, None),
@@ -499,7 +527,6 @@ impl Task {
         };
         match element {
             Element::Rows(rows) => {
-                channels.watermarks.activate(channel);
                 let input = channels.inputs[channel];
                 self.work(input, rows, now)
             }
@@ -512,7 +539,11 @@ impl Task {
                 self.on_merged(merged)
             }
             Element::Barrier(barrier) => match channels.align(channel, barrier) {
-                true => self.on_barrier(barrier, Vec::new()),
+                true => {
+                    let merged = channels.watermarks.settle();
+                    self.on_merged(merged)?;
+                    self.on_barrier(barrier, Vec::new())
+                }
                 false => Ok(()),
             },
         }

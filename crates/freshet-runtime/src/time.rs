@@ -123,9 +123,146 @@ impl WatermarkMerge {
     }
 }
 
+/// The watermarks of the channels of a task.
+///
+/// All instances of a stage have to have come equally far when a barrier passes: what a checkpoint says
+/// of event time, it says of all of them. Their channels carry the same, but come in any order among
+/// each other; and how far time ever came depends on that order where a channel falls idle, or is not
+/// idle any more. So both count from the next barrier on, which is at the same place of all channels.
+/// A channel that was idle before it said anything counts as idle at once.
+#[derive(Debug, Clone)]
+pub struct ChannelMerge {
+    merge: WatermarkMerge,
+    /// What the next barrier makes of each.
+    idle: Vec<bool>,
+    /// Those behind know that all of them are idle.
+    told_idle: bool,
+}
+
+impl ChannelMerge {
+    /// Of channels that have said nothing yet, where time had come to `combined` before.
+    pub fn restored(channels: usize, combined: EventTime) -> Self {
+        Self {
+            merge: WatermarkMerge::restored(channels, combined),
+            idle: vec![false; channels],
+            told_idle: false,
+        }
+    }
+
+    /// A channel has come to `watermark`, and is not idle.
+    pub fn advance(&mut self, channel: usize, watermark: EventTime) -> Merged {
+        self.idle[channel] = false;
+        let input = &mut self.merge.inputs[channel];
+        input.watermark = input.watermark.max(watermark);
+        self.merge.merge()
+    }
+
+    /// A channel is idle until it says how far its time has come.
+    pub fn idle(&mut self, channel: usize) -> Merged {
+        self.idle[channel] = true;
+        let input = &mut self.merge.inputs[channel];
+        input.idle |= input.watermark == EventTime::MIN;
+        self.merge.merge()
+    }
+
+    /// A barrier has come on all channels.
+    pub fn settle(&mut self) -> Merged {
+        for (input, idle) in self.merge.inputs.iter_mut().zip(&self.idle) {
+            input.idle = *idle;
+        }
+        if !self.is_idle() {
+            self.told_idle = false;
+            return self.merge.merge();
+        }
+        let furthest = self.merge.inputs.iter().map(|input| input.watermark).max();
+        let is_idle = !std::mem::replace(&mut self.told_idle, true);
+        Merged { is_idle, ..self.merge.reach(furthest) }
+    }
+
+    /// Whether all channels are idle.
+    pub fn is_idle(&self) -> bool {
+        self.merge.is_idle()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Said {
+        Watermark(i64),
+        Idle,
+    }
+
+    /// How far an instance has come at each barrier that takes, between two of them, what `channels`
+    /// say in the order that `choices` draw.
+    fn come(channels: &[Vec<Vec<Said>>], choices: &[usize]) -> Vec<EventTime> {
+        let epochs = channels[0].len();
+        let mut merge = ChannelMerge::restored(channels.len(), EventTime::MIN);
+        let mut choices = choices.iter().cycle();
+        let mut come = Vec::new();
+        for epoch in 0..epochs {
+            let mut next = vec![0; channels.len()];
+            loop {
+                let left = (0..channels.len()).filter(|of| next[*of] < channels[*of][epoch].len());
+                let left: Vec<usize> = left.collect();
+                if left.is_empty() {
+                    break;
+                }
+                let channel = left[choices.next().expect("it cycles") % left.len()];
+                match channels[channel][epoch][next[channel]] {
+                    Said::Watermark(time) => merge.advance(channel, EventTime(time)),
+                    Said::Idle => merge.idle(channel),
+                };
+                next[channel] += 1;
+            }
+            merge.settle();
+            come.push(merge.merge.combined());
+        }
+        come
+    }
+
+    proptest! {
+        #[test]
+        fn instances_have_come_equally_far_at_a_barrier(
+            channels in (1_usize..4, 1_usize..5).prop_flat_map(|(channels, epochs)| {
+                let said = prop_oneof![
+                    3 => (0_i64..50).prop_map(Said::Watermark),
+                    1 => Just(Said::Idle),
+                ];
+                let epoch = prop::collection::vec(said, 0..5);
+                prop::collection::vec(prop::collection::vec(epoch, epochs), channels)
+            }),
+            first in prop::collection::vec(0_usize..4, 1..40),
+            second in prop::collection::vec(0_usize..4, 1..40),
+        ) {
+            prop_assert_eq!(come(&channels, &first), come(&channels, &second));
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_channel_that_was_idle_when_a_barrier_came() {
+        let mut merge = ChannelMerge::restored(3, EventTime::MIN);
+        assert_eq!(merge.idle(2), Merged::SAME);
+        merge.advance(0, EventTime(10));
+        assert_eq!(merge.advance(1, EventTime(5)), EventTime(5).into(), "one never said anything");
+        assert_eq!(merge.idle(1), Merged::SAME, "not before the barrier");
+        assert_eq!(merge.settle(), EventTime(10).into());
+        assert_eq!(merge.advance(1, EventTime(6)), Merged::SAME);
+        assert_eq!(merge.advance(0, EventTime(12)), EventTime(12).into(), "it is idle until then");
+        assert_eq!(merge.settle(), Merged::SAME);
+        assert_eq!(merge.advance(0, EventTime(20)), Merged::SAME, "it is behind");
+        assert_eq!(merge.advance(1, EventTime(15)), EventTime(15).into());
+        merge.idle(0);
+        merge.idle(1);
+        assert_eq!(merge.settle(), Merged { watermark: Some(EventTime(20)), is_idle: true });
+        assert_eq!(merge.settle(), Merged::SAME, "said once");
+        assert_eq!(merge.advance(0, EventTime::MAX), Merged::SAME);
+        assert_eq!(merge.settle(), EventTime::MAX.into(), "the last words are heard");
+    }
 
     #[test]
     fn the_slowest_active_input_decides() {

@@ -17,7 +17,7 @@ pub enum Element {
     Rows(Rows),
     /// Every row up to and including this time was sent, late ones apart.
     Watermark(EventTime),
-    /// Nothing is to be expected for the moment: nobody should wait for this channel's time.
+    /// Nothing is to be expected until the next watermark: nobody should wait for this channel's time.
     Idle,
     /// What came before belongs to this epoch or an earlier one, what follows to later ones.
     Barrier(Barrier),
