@@ -82,7 +82,7 @@ impl Case {
             id: id.into(),
             sink: Arc::new(SimSink {
                 target: Arc::clone(target),
-                faults: Faults::NONE,
+                faults: Faults::NONE.into(),
                 chance: chance.clone(),
                 io: Arc::clone(io),
             }),
@@ -165,6 +165,7 @@ impl Case {
         match process.step() {
             Stepped::Worked => true,
             Stepped::Ended => false,
+            Stepped::Died(step) => panic!("nobody asked it to die at {step}"),
             Stepped::Waits(until) => {
                 let now = self.world.clock.now_micros();
                 let until = until.expect("something can happen");

@@ -51,6 +51,10 @@ struct State {
     micros: i64,
     operations: u64,
     fail_at: Option<(u64, Fault)>,
+    /// Bytes that the disk has room for, where it has a limit.
+    room: Option<u64>,
+    /// Operations that failed for want of room.
+    refused: u64,
     kill_at: Option<u64>,
     killed: bool,
     mutant: Option<(Mutant, Where)>,
@@ -115,6 +119,8 @@ impl FaultFs {
             micros: 1_790_000_000_000_000,
             operations: 0,
             fail_at: None,
+            room: None,
+            refused: 0,
             kill_at: None,
             killed: false,
             mutant: None,
@@ -160,6 +166,18 @@ impl FaultFs {
     pub fn fail_at(&self, nth: u64, fault: Fault) {
         let mut state = self.0.lock();
         state.fail_at = Some((state.operations + nth, fault));
+    }
+
+    /// The disk has room for so many bytes more from now on, and for those of files that are removed;
+    /// what was written without a limit keeps its place. Without any room no name can be added either.
+    /// `None` takes the limit away.
+    pub fn limit(&self, room: Option<u64>) {
+        self.0.lock().room = room;
+    }
+
+    /// How many operations there was no room for.
+    pub fn refused(&self) -> u64 {
+        self.0.lock().refused
     }
 
     /// Kills the process at the operation that is the `nth` from now, counted from 1: it is done
@@ -310,10 +328,38 @@ impl State {
             Some((at, Fault::Io)) if at == self.operations => {
                 Err((io::Error::other("input/output error, as the test asked for"), 0.0))
             }
-            Some((at, Fault::NoSpace)) if at == self.operations => {
-                Err((io::Error::new(io::ErrorKind::StorageFull, "no space left on device"), 0.5))
-            }
+            Some((at, Fault::NoSpace)) if at == self.operations => Err((no_space(), 0.5)),
             _ => Ok(()),
+        }
+    }
+
+    /// As [`Self::operation`], where `bytes` are written, or a name is added where there are none.
+    fn write_operation(
+        &mut self,
+        what: &str,
+        path: &Path,
+        bytes: u64,
+    ) -> Result<(), (io::Error, f64)> {
+        self.operation(what, path)?;
+        let Some(room) = self.room else { return Ok(()) };
+        if room > 0 && bytes <= room {
+            self.room = Some(room - bytes);
+            return Ok(());
+        }
+        self.room = Some(0);
+        self.refused += 1;
+        Err((no_space(), room as f64 / bytes.max(1) as f64))
+    }
+
+    /// Gives back the room of a file that has no name any more.
+    fn release(&mut self, node: u64) {
+        let Some(room) = self.room else { return };
+        let is_named = self.nodes.values().any(|of| match of {
+            Node::Dir { names, .. } => names.values().any(|named| *named == node),
+            Node::File { .. } => false,
+        });
+        if let (false, Some(Node::File { content, .. })) = (is_named, self.nodes.get(&node)) {
+            self.room = Some(room + content.len() as u64);
         }
     }
 
@@ -398,7 +444,7 @@ impl FileSystem for FaultFs {
                     ));
                 }
                 None => {
-                    let outcome = state.operation("create_dir", &so_far);
+                    let outcome = state.write_operation("create_dir", &so_far, 0);
                     if let Err((error, done)) = outcome
                         && done < 1.0
                     {
@@ -422,7 +468,7 @@ impl FileSystem for FaultFs {
         if state.named(dir, name).is_some() {
             return Err(exists());
         }
-        let outcome = state.operation("create", path);
+        let outcome = state.write_operation("create", path, size(content));
         let share = done(&outcome);
         if share > 0.0 {
             let now = state.micros;
@@ -442,7 +488,7 @@ impl FileSystem for FaultFs {
         if !matches!(state.nodes.get(&node), Some(Node::File { .. })) {
             return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
         }
-        let outcome = state.operation("append", path);
+        let outcome = state.write_operation("append", path, size(content));
         state.write(node, &part(content, done(&outcome)));
         outcome.map_err(|(error, _)| error)
     }
@@ -514,7 +560,7 @@ impl FileSystem for FaultFs {
         if state.named(dir, name).is_some() {
             return Err(exists());
         }
-        let outcome = state.operation("hard_link", to);
+        let outcome = state.write_operation("hard_link", to, 0);
         if done(&outcome) >= 1.0 {
             state.link(dir, name, node);
         }
@@ -532,6 +578,7 @@ impl FileSystem for FaultFs {
         let outcome = state.operation("remove_file", path);
         if done(&outcome) >= 1.0 {
             state.change(vec![NameChange { dir, name: name.to_owned(), node: None }]);
+            state.release(node);
         }
         outcome.map_err(|(error, _)| error)
     }
@@ -593,6 +640,14 @@ fn components(path: &Path) -> io::Result<Vec<&OsStr>> {
         }
     }
     Ok(names)
+}
+
+fn size(content: &[Bytes]) -> u64 {
+    content.iter().map(|bytes| bytes.len() as u64).sum()
+}
+
+fn no_space() -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, "no space left on device")
 }
 
 fn killed() -> io::Error {

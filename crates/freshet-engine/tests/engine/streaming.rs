@@ -247,7 +247,7 @@ pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<Rows> 
             let mut lowered = lowered.unwrap_or_else(|error| panic!("{error:?}"));
             let sink = SimSink {
                 target: Arc::clone(&target),
-                faults: Faults { refused: 0.0, lost: 0.0, slow: 10_000 },
+                faults: Faults { refused: 0.0, lost: 0.0, slow: 10_000 }.into(),
                 chance: chance.clone(),
                 io,
             };

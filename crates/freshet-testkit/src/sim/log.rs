@@ -1,13 +1,13 @@
 //! A log that is read: partitions of records, some of which arrive only later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use freshet_core::Result;
-use freshet_core::rows::Rows;
+use freshet_core::rows::{RowKind, Rows};
 use freshet_core::source::Position;
 use freshet_core::stream::Wake;
 use freshet_runtime::plan::JobSource;
@@ -26,6 +26,46 @@ pub struct Record {
     pub key: i64,
     /// Its value, unique in the log.
     pub value: i64,
+    /// What it does to the table that the log tells of.
+    pub kind: RowKind,
+}
+
+/// A time in which nothing arrives.
+#[derive(Debug, Clone, Copy)]
+pub struct Silence {
+    /// The partition; all of them where it is not set.
+    pub partition: Option<usize>,
+    /// Its first microsecond of the simulation's clock.
+    pub start: i64,
+    /// Its length, in microseconds.
+    pub length: i64,
+    /// Whether what would have arrived happens later as well, and not only arrives later.
+    pub moves_time: bool,
+}
+
+/// How a log is drawn.
+#[derive(Debug, Clone)]
+pub struct Draw {
+    /// When the first record arrives, in microseconds of the simulation's clock.
+    pub start: i64,
+    /// Microseconds within which all arrive, silences apart.
+    pub span: i64,
+    /// How many there are.
+    pub records: usize,
+    /// How many partitions there are.
+    pub partitions: usize,
+    /// How many keys there are.
+    pub keys: i64,
+    /// Microseconds by which records may come behind later ones of their partition.
+    pub disorder: i64,
+    /// Microseconds by which the clock of a partition may be slow.
+    pub skew: i64,
+    /// When nothing arrives.
+    pub silences: Vec<Silence>,
+    /// The value of the first record: values ascend.
+    pub first: i64,
+    /// The share of records that delete their key.
+    pub deletes: f64,
 }
 
 /// A log: the same whenever it is read.
@@ -57,18 +97,57 @@ impl SimLog {
         keys: i64,
         disorder: i64,
     ) -> Self {
-        let mut log = vec![Vec::new(); partitions];
-        for value in 0..records {
-            let arrives = start + span * value as i64 / records as i64;
-            let record = Record {
+        let draw = Draw {
+            start,
+            span,
+            records,
+            partitions,
+            keys,
+            disorder,
+            skew: 0,
+            silences: Vec::new(),
+            first: 0,
+            deletes: 0.0,
+        };
+        Self::drawn(chance, &draw)
+    }
+
+    /// A log as `draw` says. No two of its records are of the same time.
+    pub fn drawn(chance: &Chance, draw: &Draw) -> Self {
+        let skews: Vec<i64> =
+            (0..draw.partitions).map(|_| chance.between(0..draw.skew.max(1))).collect();
+        let mut partitions = vec![Vec::<Record>::new(); draw.partitions];
+        let mut times = HashSet::new();
+        for number in 0..draw.records {
+            let place = chance.below(draw.partitions);
+            let mut arrives = draw.start + draw.span * number as i64 / draw.records as i64;
+            let mut time = arrives - chance.between(0..draw.disorder.max(1)) - skews[place];
+            for silence in &draw.silences {
+                let end = silence.start + silence.length;
+                let is_silent = silence.partition.is_none_or(|partition| partition == place);
+                if is_silent && (silence.start..end).contains(&arrives) {
+                    time += if silence.moves_time { end - arrives } else { 0 };
+                    arrives = end;
+                }
+            }
+            while !times.insert(time) {
+                time += 1;
+            }
+            let records = &mut partitions[place];
+            // Silences that overlap may have moved those before further.
+            let arrives = records.last().map_or(arrives, |last| arrives.max(last.arrives));
+            records.push(Record {
                 arrives,
-                time: arrives - chance.between(0..disorder.max(1)),
-                key: chance.between(0..keys),
-                value: value as i64,
-            };
-            log[chance.below(partitions)].push(record);
+                time,
+                key: chance.between(0..draw.keys),
+                value: draw.first + number as i64,
+                kind: match chance.happens(draw.deletes) {
+                    true => RowKind::Delete,
+                    false => RowKind::Insert,
+                },
+            });
         }
-        Self { partitions: log }
+        Self { partitions }
     }
 
     /// All records.
@@ -152,8 +231,9 @@ impl Feed for LogFeed {
             Arc::new(Int64Array::from_iter_values(records.iter().map(|record| record.value))),
         ];
         let batch = RecordBatch::try_new(SimLog::schema(), columns).expect("columns of the schema");
+        let kinds = records.iter().map(|record| record.kind).collect();
         self.splits[split].1 += count;
-        Ok(Fed::Rows { split, rows: vec![Rows::inserts(batch)], dead: None })
+        Ok(Fed::Rows { split, rows: vec![Rows::changes(batch, kinds)], dead: None })
     }
 
     fn deadline(&self) -> Option<i64> {

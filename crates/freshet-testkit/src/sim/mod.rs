@@ -8,7 +8,9 @@
 mod batches;
 mod log;
 mod process;
+mod scratch;
 mod slow;
+mod steps;
 mod target;
 
 use std::sync::Arc;
@@ -19,9 +21,11 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 pub use batches::BatchSource;
-pub use log::{LogSource, Record, SimLog};
+pub use log::{Draw, LogSource, Record, Silence, SimLog};
 pub use process::{Process, Stepped};
-pub use slow::{Faults, SlowStore};
+pub use scratch::SimScratch;
+pub use slow::{Faults, SlowStore, Weather};
+pub use steps::{Fate, Steps};
 pub use target::{SimSink, Target, TargetMutant};
 
 /// Chance, shared by all that happens in a simulation.
@@ -77,6 +81,7 @@ impl World {
                     self.clock.advance_micros(wait.max(1));
                 }
                 Stepped::Waits(None) => return Err("nothing can happen any more".into()),
+                Stepped::Died(step) => return Err(format!("the process died at {step}")),
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use freshet_core::clock::Clock;
@@ -11,6 +11,7 @@ use freshet_core::stream::Wake;
 use freshet_core::{Error, Result};
 use freshet_runtime::executor::{Executor, Io, OnFailure};
 use freshet_runtime::job::{Ended, Environment, Job, JobHandle, JobOptions};
+use freshet_runtime::monitor::JobMonitor;
 use freshet_runtime::plan::JobPlan;
 use freshet_runtime::task::{Progress, Task};
 use futures::future::BoxFuture;
@@ -19,14 +20,17 @@ use object_store::ObjectStore;
 use parking_lot::Mutex;
 
 use super::World;
+use super::steps::Died;
 
 /// A process that runs one job.
 #[derive(Debug)]
 pub struct Process {
+    id: u64,
     world: World,
     io: Arc<SimIo>,
     tasks: Arc<Mutex<Tasks>>,
     handle: JobHandle,
+    monitor: JobMonitor,
     ended: Arc<Mutex<Option<Result<Ended>>>>,
 }
 
@@ -39,6 +43,8 @@ pub enum Stepped {
     Waits(Option<i64>),
     /// The job has ended.
     Ended,
+    /// It was killed at this step of the protocol: it is to be dropped.
+    Died(&'static str),
 }
 
 #[derive(Default)]
@@ -185,14 +191,21 @@ impl Process {
         let (plan, store) = build(Arc::clone(&io) as Arc<dyn Io>);
         let environment = Environment { clock, io: Arc::clone(&io) as Arc<dyn Io>, store };
         let mut job = Job::new(plan, options, environment, executor)?;
-        let handle = job.handle();
+        let (handle, monitor) = (job.handle(), job.monitor());
         let ended = Arc::new(Mutex::new(None));
         let result = Arc::clone(&ended);
         io.spawn(Box::pin(async move {
             let ended = job.run().await;
             *result.lock() = Some(ended);
         }));
-        Ok(Self { world: world.clone(), io, tasks, handle, ended })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { id, world: world.clone(), io, tasks, handle, monitor, ended })
+    }
+
+    /// Tells it apart from all others.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Asks the job to end.
@@ -209,8 +222,22 @@ impl Process {
         })
     }
 
+    /// Watches the job.
+    pub fn monitor(&self) -> &JobMonitor {
+        &self.monitor
+    }
+
     /// Does one step, which chance chooses among those that are possible.
     pub fn step(&mut self) -> Stepped {
+        // Nothing of a process that has died is looked at afterwards.
+        let step = std::panic::AssertUnwindSafe(|| self.try_step());
+        std::panic::catch_unwind(step).unwrap_or_else(|panic| match panic.downcast::<Died>() {
+            Ok(died) => Stepped::Died(died.0),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+
+    fn try_step(&mut self) -> Stepped {
         if self.ended.lock().is_some() {
             return Stepped::Ended;
         }

@@ -11,6 +11,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use parking_lot::Mutex;
 
 use super::Chance;
 
@@ -46,13 +47,35 @@ impl Faults {
     }
 }
 
+/// What goes wrong at the moment: whoever shares it sees it change.
+#[derive(Debug, Clone)]
+pub struct Weather(Arc<Mutex<Faults>>);
+
+impl Weather {
+    /// What goes wrong now.
+    pub fn now(&self) -> Faults {
+        *self.0.lock()
+    }
+
+    /// From now on this goes wrong.
+    pub fn turn(&self, faults: Faults) {
+        *self.0.lock() = faults;
+    }
+}
+
+impl From<Faults> for Weather {
+    fn from(faults: Faults) -> Self {
+        Self(Arc::new(Mutex::new(faults)))
+    }
+}
+
 /// A store over another one.
 #[derive(Debug)]
 pub struct SlowStore {
     /// The other one.
     pub inner: Arc<dyn ObjectStore>,
     /// What goes wrong.
-    pub faults: Faults,
+    pub faults: Weather,
     /// When.
     pub chance: Chance,
     /// The process that asks.
@@ -65,9 +88,9 @@ impl SlowStore {
             store: "simulation",
             source: what.into(),
         };
-        self.faults.before(&self.chance, &*self.io).await.map_err(failed)?;
+        self.faults.now().before(&self.chance, &*self.io).await.map_err(failed)?;
         let answer = call.await;
-        self.faults.after(&self.chance, &*self.io).await.map_err(failed)?;
+        self.faults.now().after(&self.chance, &*self.io).await.map_err(failed)?;
         answer
     }
 }
@@ -94,7 +117,7 @@ impl ObjectStore for SlowStore {
         path: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
+        self.call(self.inner.put_multipart_opts(path, options)).await
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {

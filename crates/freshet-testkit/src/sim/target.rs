@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
-use freshet_core::rows::Rows;
+use freshet_core::rows::{RowKind, Rows};
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{
     Changes, Claim, Epoch, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
@@ -15,13 +15,15 @@ use freshet_runtime::executor::Io;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::{Chance, Faults};
+use super::{Chance, Weather};
 
 /// A step that is left out on purpose, to prove that a test would notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetMutant {
     /// It does not remember which epochs it holds.
     NoMarker,
+    /// Rows are seen as soon as they are staged.
+    NoCommit,
 }
 
 /// A target with transactions.
@@ -66,10 +68,22 @@ impl Target {
         self.state.lock().rows.clone()
     }
 
+    /// As [`Self::changes`], each row as text.
+    pub fn changelog(&self) -> Vec<(RowKind, String)> {
+        let rows = self.changes();
+        rows.iter()
+            .flat_map(|rows| (0..rows.len()).map(|row| rows.kind(row)).zip(lines(rows)))
+            .collect()
+    }
+
     /// How many epochs were committed, and how often somebody was fenced.
     pub fn figures(&self) -> (u64, u64) {
         let state = self.state.lock();
         (state.commits, state.fenced)
+    }
+
+    fn shows_early(&self) -> bool {
+        self.mutant == Some(TargetMutant::NoCommit)
     }
 
     fn check(&self, generation: Generation) -> Result<()> {
@@ -88,7 +102,7 @@ pub struct SimSink {
     /// The target.
     pub target: Arc<Target>,
     /// What goes wrong on the way.
-    pub faults: Faults,
+    pub faults: Weather,
     /// When.
     pub chance: Chance,
     /// The process that writes.
@@ -98,9 +112,9 @@ pub struct SimSink {
 impl SimSink {
     async fn call<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
         let failed = |what: &'static str| Error::new(code::LOAD, what).retryable();
-        self.faults.before(&self.chance, &*self.io).await.map_err(failed)?;
+        self.faults.now().before(&self.chance, &*self.io).await.map_err(failed)?;
         let answer = call();
-        self.faults.after(&self.chance, &*self.io).await.map_err(failed)?;
+        self.faults.now().after(&self.chance, &*self.io).await.map_err(failed)?;
         answer
     }
 }
@@ -149,7 +163,7 @@ impl StreamSink for SimSink {
                 if *epoch <= state.committed && self.target.mutant != Some(TargetMutant::NoMarker) {
                     return Ok(());
                 }
-                for part in parts {
+                for part in parts.iter().filter(|_| !self.target.shows_early()) {
                     let token = part.as_str().expect("a token of ours");
                     let rows = state.staged.get(token).expect("what is committed was staged");
                     let rows = rows.clone();
@@ -174,6 +188,12 @@ struct Writer {
 
 /// Each row as text, with its kind.
 fn show(rows: &Rows) -> Vec<String> {
+    let lines = lines(rows).into_iter().enumerate();
+    lines.map(|(row, line)| format!("{} {line}", rows.kind(row).short())).collect()
+}
+
+/// Each row as text.
+fn lines(rows: &Rows) -> Vec<String> {
     let options = FormatOptions::default().with_null("null");
     let columns: Vec<_> = rows
         .batch()
@@ -181,13 +201,11 @@ fn show(rows: &Rows) -> Vec<String> {
         .iter()
         .map(|column| ArrayFormatter::try_new(column, &options).expect("a type that is shown"))
         .collect();
-    (0..rows.len())
-        .map(|row| {
-            let values: Vec<_> =
-                columns.iter().map(|column| column.value(row).to_string()).collect();
-            format!("{} {}", rows.kind(row).short(), values.join(","))
-        })
-        .collect()
+    let line = |row: usize| {
+        let values: Vec<_> = columns.iter().map(|column| column.value(row).to_string()).collect();
+        values.join(",")
+    };
+    (0..rows.len()).map(line).collect()
 }
 
 impl SinkWriter for Writer {
@@ -202,7 +220,11 @@ impl SinkWriter for Writer {
         Ok(Box::pin(async move {
             loop {
                 let staged = sink.call(|| {
-                    sink.target.state.lock().staged.insert(token.clone(), rows.clone());
+                    let mut state = sink.target.state.lock();
+                    let is_new = state.staged.insert(token.clone(), rows.clone()).is_none();
+                    if is_new && sink.target.shows_early() {
+                        state.rows.extend(rows.clone());
+                    }
                     Ok(())
                 });
                 match staged.await {
