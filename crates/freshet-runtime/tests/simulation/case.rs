@@ -208,6 +208,7 @@ impl Case {
                 longest: 100_000,
                 ..Restart::exponential(10_000, 2.0, 100_000)
             },
+            accept_state_loss: false,
         };
         Process::start(&self.world, options, workers, |io| {
             if self.disk.metadata(STATE.as_ref()).is_err() {
