@@ -177,6 +177,42 @@ impl fmt::Display for Share {
     }
 }
 
+/// A share of bad records, and the span of time whose records it is of: `5%`, or of a stream
+/// `1%/1m`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MaxBad {
+    /// The share.
+    pub share: Share,
+    /// The span that is looked back at, where it is said.
+    pub per: Option<HumanDuration>,
+}
+
+string_serde!(MaxBad, "a share such as \"5%\", of a stream with a span: \"1%/1m\"", "5%");
+
+impl FromStr for MaxBad {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (share, per) = match text.split_once('/') {
+            Some((share, per)) => (share, Some(per.parse::<HumanDuration>()?)),
+            None => (text, None),
+        };
+        if per.is_some_and(|per| per.0.is_zero()) {
+            return Err(format!("the span of \"{text}\" is empty: write it as \"1%/1m\""));
+        }
+        Ok(Self { share: share.parse()?, per })
+    }
+}
+
+impl fmt::Display for MaxBad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.per {
+            Some(per) => write!(f, "{}/{per}", self.share),
+            None => self.share.fmt(f),
+        }
+    }
+}
+
 /// A secret: prints as `***` wherever it is printed or serialised.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -286,6 +322,18 @@ mod tests {
         assert_eq!("0.05".parse::<Share>(), Ok(Share(0.05)));
         assert!("120%".parse::<Share>().is_err());
         assert!("-1".parse::<Share>().is_err());
+    }
+
+    #[test]
+    fn shares_of_streams_may_have_a_span() {
+        let minute = Some(HumanDuration(Duration::from_secs(60)));
+        for (text, share, per) in [("1%/1m", 0.01, minute), ("0.05", 0.05, None)] {
+            assert_eq!(text.parse::<MaxBad>(), Ok(MaxBad { share: Share(share), per }), "{text}");
+        }
+        assert_eq!("1%/60s".parse::<MaxBad>().expect("it reads").to_string(), "1%/1m");
+        for wrong in ["1%/", "1%/0s", "1%/1m/1m", "/1m"] {
+            assert!(wrong.parse::<MaxBad>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

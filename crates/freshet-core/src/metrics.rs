@@ -78,6 +78,8 @@ metrics! {
         "How far event time has come in a task, in seconds since 1970"
     StageWatermarkDelaySeconds Gauge "stage_watermark_delay_seconds"
         "How far event time is behind the time of day in a task"
+    StageMaxBadPassedTotal Counter "stage_max_bad_passed_total"
+        "Times that a source had more bad records than its `max_bad` allows"
     OperatorInRowsTotal Counter "operator_in_rows_total"
         "Rows that an operator took"
     OperatorFilteredRowsTotal Counter "operator_filtered_rows_total"

@@ -118,6 +118,28 @@ pub struct Wait {
     pub since: i64,
 }
 
+/// A record that is to be read in place of a bad one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamCorrection {
+    /// Ascends over all corrections of a source, from 1.
+    pub sequence: u64,
+    /// Where the bad record lies.
+    pub partition: Partition,
+    /// Where it lies in the partition.
+    pub position: Position,
+    /// The corrected record; empty to say that it is to be dropped.
+    pub record: Bytes,
+    /// When it was given, in microseconds since 1970.
+    pub at: i64,
+}
+
+/// The corrections of a source's bad records, to which more may be added at any time.
+#[async_trait]
+pub trait StreamCorrections: fmt::Debug + Send + Sync {
+    /// Those behind the number `after`, ascending; from 0, all.
+    async fn since(&self, after: u64) -> Result<Vec<StreamCorrection>>;
+}
+
 /// Bytes of one partition as they were fetched: what a [`BlockDecoder`] of the same source reads.
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -147,6 +169,20 @@ pub trait StreamSource: fmt::Debug + Send + Sync {
 
     /// A decoder of the blocks of any partition, of the columns `projection` of the schema.
     fn decoder(&self, projection: &[usize]) -> Result<Box<dyn BlockDecoder>>;
+
+    /// The bytes of a block that holds `record` alone, as if it had been fetched at `position` of
+    /// `partition`: what a correction is decoded from. `at` stands for the time at which it came, in
+    /// microseconds since 1970. An error where it cannot be a record of this source; `None` where a
+    /// source knows no such block.
+    fn block_of(
+        &self,
+        _partition: &Partition,
+        _position: Position,
+        _record: &[u8],
+        _at: i64,
+    ) -> Result<Option<Bytes>> {
+        Ok(None)
+    }
 
     /// What its fetchers wait for, new records apart.
     fn waits(&self) -> Vec<Wait> {

@@ -164,6 +164,12 @@ pub fn id(digest: Option<&ContentDigest>, file: &str, offset: u64) -> String {
     }
 }
 
+/// The id of a stream's record: the same whichever job reads it, and however often.
+pub fn stream_id(source: &SourceId, partition: &str, position: u64) -> String {
+    let place = format!("{source}:{partition}:{position}");
+    blake3::hash(place.as_bytes()).to_hex()[..16].to_owned()
+}
+
 /// The letters as one batch of [`schema`].
 pub fn to_batch(letters: &[DeadLetter]) -> Result<RecordBatch> {
     let text = |get: &dyn Fn(&DeadLetter) -> Option<&str>| -> ArrayRef {

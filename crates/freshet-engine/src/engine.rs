@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use datafusion::prelude::SessionContext;
 use freshet_core::clock::Clock;
+use freshet_core::config::MaxBad;
 use freshet_core::contract::{Contract, Evolution, SchemaDiff};
 use freshet_core::error::code;
 use freshet_core::files::FileSystem;
@@ -236,6 +237,17 @@ impl Engine {
             Error::new(code::SOURCE, format!("source \"{}\" has no connector", table.id))
                 .at(table.location.clone())
         })?;
+        if let Some(MaxBad { per: Some(_), share }) = &table.stated_max_bad {
+            return Err(Error::new(
+                code::CONFIG,
+                format!(
+                    "`max_bad` of source \"{}\" has a span of time, which files have not",
+                    table.id
+                ),
+            )
+            .hint(format!("write `max_bad: {share}`: it is of the records of each file"))
+            .at(table.location.clone()));
+        }
         let spec = SourceSpec {
             name: table.id.to_string(),
             contract,

@@ -10,6 +10,7 @@
 pub mod build;
 pub mod checks;
 pub mod contracts;
+pub mod corrections;
 pub mod dead_letters;
 pub mod deduplicate;
 pub mod engine;
@@ -17,6 +18,7 @@ pub mod functions;
 pub mod intent;
 pub mod interval;
 pub mod lake;
+pub mod late_rows;
 pub mod memory;
 pub mod operators;
 pub mod overlay;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
@@ -21,7 +22,8 @@ use futures::future::BoxFuture;
 use crate::checks;
 use crate::dead_letters;
 use crate::engine::Engine;
-use crate::lake::AsOf;
+use crate::lake::{AsOf, TableName};
+use crate::late_rows;
 use crate::relations::{self, ReadMode, plan_sql, table_of};
 use crate::report::DeadLetter;
 use crate::session::{self, query_error};
@@ -30,8 +32,8 @@ use crate::session::{self, query_error};
 const OWN_SCHEMA: &str = "freshet";
 
 impl Engine {
-    /// Runs one statement over the project's models, sources and dead letters
-    /// (`freshet.dead_letters`). Names that the project does not have are left to the error of
+    /// Runs one statement over the project's models, sources, dead letters
+    /// (`freshet.dead_letters`), and late rows (`freshet.late_rows`). Names that the project does not have are left to the error of
     /// planning. Statements that would change something are refused.
     pub fn query<'a>(
         &'a self,
@@ -112,29 +114,56 @@ impl Engine {
         for reference in mentioned {
             let schema = reference.schema().unwrap_or(&project.environment.schema);
             let table = reference.table();
-            if schema == OWN_SCHEMA && table == "dead_letters" {
-                session::register(context, OWN_SCHEMA, table, self.dead_letter_table().await?)?;
-                continue;
-            }
-            let node = project.nodes.values().find(|node| {
-                let name = table_of(project, node);
-                name.schema == schema && name.name == table
-            });
-            if let Some(node) = node {
-                nodes.push(node.id.clone());
-            } else if project.sources.contains_key(&SourceId::of(schema, table)) {
-                sources.push(SourceId::of(schema, table));
-            }
+            let own = match table {
+                "dead_letters" if schema == OWN_SCHEMA => self.dead_letter_table().await?,
+                "late_rows" if schema == OWN_SCHEMA => {
+                    self.own_table(&late_rows::table(), late_rows::schema()).await?
+                }
+                _ => {
+                    self.mentioned(schema, table, &mut nodes, &mut sources);
+                    continue;
+                }
+            };
+            session::register(context, OWN_SCHEMA, table, own)?;
         }
         let mode = ReadMode { as_of, ..ReadMode::default() };
         relations::register_named(self, context, &nodes, &sources, &mode).await?;
         Ok(())
     }
 
+    /// Adds what the project has of this name.
+    fn mentioned(
+        &self,
+        schema: &str,
+        table: &str,
+        nodes: &mut Vec<ModelId>,
+        sources: &mut Vec<SourceId>,
+    ) {
+        let project = self.project();
+        let node = project.nodes.values().find(|node| {
+            let name = table_of(project, node);
+            name.schema == schema && name.name == table
+        });
+        if let Some(node) = node {
+            nodes.push(node.id.clone());
+        } else if project.sources.contains_key(&SourceId::of(schema, table)) {
+            sources.push(SourceId::of(schema, table));
+        }
+    }
+
     async fn dead_letter_table(&self) -> Result<Arc<dyn TableProvider>> {
-        Ok(match self.lake().load(&dead_letters::table(), None).await? {
+        self.own_table(&dead_letters::table(), dead_letters::schema()).await
+    }
+
+    /// One of Freshet's own tables; without rows where nobody has written to it.
+    async fn own_table(
+        &self,
+        table: &TableName,
+        schema: SchemaRef,
+    ) -> Result<Arc<dyn TableProvider>> {
+        Ok(match self.lake().load(table, None).await? {
             Some(snapshot) => self.lake().provider(&snapshot),
-            None => Arc::new(EmptyTable::new(dead_letters::schema())),
+            None => Arc::new(EmptyTable::new(schema)),
         })
     }
 

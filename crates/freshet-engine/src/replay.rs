@@ -1,14 +1,17 @@
-//! Replaying dead letters: corrections go into the overlay, and the next run reads them as records
-//! that are new.
+//! Replaying dead letters: corrections of files go into the overlay, and the next run reads them as
+//! records that are new; those of streams are read by the jobs, which look for them.
 
 use std::collections::BTreeMap;
 
 use freshet_core::error::code;
+use freshet_core::source::Position;
+use freshet_core::stream::Partition;
 use freshet_core::{Error, Result, SourceId};
 use futures::future::BoxFuture;
 
+use crate::corrections::{NewCorrection as NewStreamCorrection, SourceCorrections};
 use crate::engine::Engine;
-use crate::overlay::{self, NewCorrection};
+use crate::overlay::{self, Given, NewCorrection};
 use crate::report::DeadLetter;
 
 /// A dead letter and what is to be read in its place.
@@ -29,6 +32,8 @@ pub struct Replayed {
     pub known: usize,
     /// The sources that have new ones: the models that read them are to be run.
     pub sources: Vec<SourceId>,
+    /// The streams that have new ones: jobs that run read them within seconds.
+    pub streams: Vec<SourceId>,
 }
 
 impl Engine {
@@ -54,6 +59,10 @@ impl Engine {
             }
             let mut outcome = Replayed::default();
             for (source, replays) in by_source {
+                if self.is_only_streamed(self.source_table(&source)?)? {
+                    self.replay_stream(source, replays, &mut outcome).await?;
+                    continue;
+                }
                 let known = overlay::given(self.lake().store(), &source).await?;
                 let given = replays.len();
                 let mut corrections = Vec::with_capacity(given);
@@ -71,17 +80,7 @@ impl Engine {
                         .hint("mend the file itself and run with `on_changed: reload`"));
                     };
                     let earlier = known.get(&(digest.clone(), offset));
-                    let again = earlier.is_some_and(|old| match old.at {
-                        Some(_) => old.is_rejected_by(&letter.raw, letter.at),
-                        None => old.bytes == letter.raw && old.bytes != bytes,
-                    });
-                    if earlier.is_some_and(|old| old.bytes != bytes) && !again {
-                        return Err(Error::new(
-                        code::DEAD_LETTER,
-                        format!("record \"{}\" was corrected before, and differently", letter.id),
-                    )
-                    .hint("its tables may hold the earlier correction; amend the row in a model instead"));
-                    }
+                    let again = is_again(earlier, &letter, &bytes)?;
                     corrections.push(NewCorrection { digest, size, offset, bytes, again });
                 }
                 let at = self.clock().now();
@@ -95,4 +94,64 @@ impl Engine {
             Ok(outcome)
         })
     }
+
+    /// Keeps corrections of a stream.
+    async fn replay_stream(
+        &self,
+        source: SourceId,
+        replays: Vec<Replay>,
+        outcome: &mut Replayed,
+    ) -> Result<()> {
+        let stream = self.stream_source(self.source_table(&source)?)?;
+        let corrections = SourceCorrections::new(self.lake().store(), &source);
+        let (known, files) = corrections.given().await?;
+        let (at, mut fresh) = (self.clock().now(), Vec::new());
+        for Replay { letter, bytes } in replays {
+            let (Some(partition), Some(position)) = (letter.file.clone(), letter.offset) else {
+                return Err(Error::new(
+                    code::DEAD_LETTER,
+                    format!("dead letter \"{}\" does not say where its record lies", letter.id),
+                ));
+            };
+            let place = (Partition(partition.clone()), Position(position));
+            let block = stream.block_of(&place.0, place.1, &bytes, at.timestamp_micros())?;
+            if block.is_none() && !bytes.is_empty() {
+                return Err(Error::new(
+                    code::DEAD_LETTER,
+                    format!("records of source \"{source}\" cannot be replayed"),
+                ));
+            }
+            let earlier = known.get(&(partition.clone(), position));
+            let again = is_again(earlier, &letter, &bytes)?;
+            if earlier.is_some_and(|old| old.bytes == bytes) && !again {
+                outcome.known += 1;
+            } else {
+                fresh.push(NewStreamCorrection { partition, position, bytes });
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        outcome.added += fresh.len();
+        corrections.add(files, at, fresh).await?;
+        outcome.streams.push(source);
+        Ok(())
+    }
+}
+
+/// Whether an earlier correction of a letter's record was rejected, so that the record may be corrected
+/// anew. An error where it was not and is another one: tables may hold it.
+fn is_again(earlier: Option<&Given>, letter: &DeadLetter, bytes: &[u8]) -> Result<bool> {
+    let again = earlier.is_some_and(|old| match old.at {
+        Some(_) => old.is_rejected_by(&letter.raw, letter.at),
+        None => old.bytes == letter.raw && old.bytes != bytes,
+    });
+    if earlier.is_some_and(|old| old.bytes != bytes) && !again {
+        return Err(Error::new(
+            code::DEAD_LETTER,
+            format!("record \"{}\" was corrected before, and differently", letter.id),
+        )
+        .hint("its tables may hold the earlier correction; amend the row in a model instead"));
+    }
+    Ok(again)
 }

@@ -170,7 +170,7 @@ mod tests {
     use freshet_core::config::{HumanDuration, Share};
     use freshet_core::source::{ContentDigest, Correction};
     use freshet_core::{Contract, Location};
-    use freshet_project::EmptyFiles;
+    use freshet_project::{EmptyFiles, OnMaxBad};
 
     use super::*;
 
@@ -185,6 +185,8 @@ mod tests {
             connection: None,
             contract: Arc::new(Contract::default()),
             max_bad: Share(0.05),
+            stated_max_bad: None,
+            on_max_bad: OnMaxBad::Stop,
             settle: HumanDuration(std::time::Duration::ZERO),
             on_changed,
             empty_files: EmptyFiles::Report,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use freshet_core::config::{ByteSize, HumanDuration, Share};
+use freshet_core::config::{ByteSize, HumanDuration, MaxBad, Share};
 use freshet_core::sink::LoadMode;
 use freshet_core::{ColumnType, Contract, Location, ModelId, SourceId};
 use indexmap::IndexMap;
@@ -135,6 +135,10 @@ pub struct SourceTable {
     pub contract: Arc<Contract>,
     /// The share of bad records from which a file is set aside.
     pub max_bad: Share,
+    /// What the project says of bad records itself, which streams go by.
+    pub stated_max_bad: Option<MaxBad>,
+    /// What happens when a stream has more bad records.
+    pub on_max_bad: OnMaxBad,
     /// Files younger than this are left for the next run.
     pub settle: HumanDuration,
     /// What happens when a file changed after it was consumed.
@@ -204,6 +208,17 @@ pub enum OnChanged {
     Reload,
     /// The run fails.
     Fail,
+}
+
+/// What happens when a stream has more bad records than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnMaxBad {
+    /// The job stops with an error.
+    #[default]
+    Stop,
+    /// The log and `/metrics` tell it, and the job goes on.
+    Alert,
 }
 
 /// What happens with files that hold nothing.

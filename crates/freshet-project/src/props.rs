@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use freshet_core::config::{ByteSize, HumanDuration, Share};
+use freshet_core::config::{ByteSize, HumanDuration, MaxBad, Share};
 use freshet_core::contract::{ContractMode, ContractModes};
 use freshet_core::http::HttpOptions;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::model::{BatchSize, EmptyFiles, ExportConfig, LoadConfig, OnChanged, OnFail, WhenIdle};
+use crate::model::{
+    BatchSize, EmptyFiles, ExportConfig, LoadConfig, OnChanged, OnFail, OnMaxBad, WhenIdle,
+};
 use crate::model::{IncrementalStrategy, Materialized, OnSchemaChange};
 use crate::yaml::{Item, Located};
 
@@ -296,8 +298,12 @@ pub struct SourceProps {
     /// What happens when data departs from the declared columns.
     #[schemars(with = "Option<ContractModes>")]
     pub contract: Option<ContractProps>,
-    /// The share of bad records from which a file is set aside, from 20 bad records on. Default: `5%`.
-    pub max_bad: Option<Share>,
+    /// The share of bad records from which a file is set aside, from 20 records on. Default: `5%`. Of
+    /// a stream, with the span of time that is looked back at, `1%/1m` (a minute where it says
+    /// none): what happens then is `on_max_bad`'s; by default a stream may have any number.
+    pub max_bad: Option<MaxBad>,
+    /// What happens when a stream has more bad records than `max_bad`. Default: `stop`.
+    pub on_max_bad: Option<OnMaxBad>,
     /// Files younger than this are left for the next run. Default: `0s`.
     pub settle: Option<HumanDuration>,
     /// What happens when a file changed after it was consumed. Default: `ignore`.
@@ -345,8 +351,12 @@ pub struct TableProps {
     /// What happens when data departs from the declared columns.
     #[schemars(with = "Option<ContractModes>")]
     pub contract: Option<ContractProps>,
-    /// The share of bad records from which a file is set aside, from 20 bad records on. Default: `5%`.
-    pub max_bad: Option<Share>,
+    /// The share of bad records from which a file is set aside, from 20 records on. Default: `5%`. Of
+    /// a stream, with the span of time that is looked back at, `1%/1m` (a minute where it says
+    /// none): what happens then is `on_max_bad`'s; by default a stream may have any number.
+    pub max_bad: Option<MaxBad>,
+    /// What happens when a stream has more bad records than `max_bad`. Default: `stop`.
+    pub on_max_bad: Option<OnMaxBad>,
     /// Files younger than this are left for the next run. Default: `0s`.
     pub settle: Option<HumanDuration>,
     /// What happens when a file changed after it was consumed. Default: `ignore`.

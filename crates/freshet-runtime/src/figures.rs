@@ -111,6 +111,8 @@ pub struct TaskFigures {
     pub operators: Vec<OperatorFigures>,
     /// The splits that it reads.
     pub splits: Vec<SplitFigures>,
+    /// How often its source had more bad records than `max_bad` allows, and the job went on.
+    pub alerts: u64,
 }
 
 /// What waits in front of a task.

@@ -19,8 +19,12 @@ pub type Port = u8;
 /// The rows that an operator gives.
 pub const MAIN: Port = 0;
 
-/// Rows that came after their time, where an operator sets them apart.
+/// Rows that came after their time, where an operator sets them apart; of a join, those of its left
+/// side. Who reads them has the watermark behind their columns, by which they were late.
 pub const LATE: Port = 1;
+
+/// The same, of a join's right side.
+pub const LATE_RIGHT: Port = 3;
 
 /// Whether a call did all that there was to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +156,11 @@ pub trait OperatorSpec: Debug + Send + Sync {
 pub trait Tail {
     /// Takes rows that operator `from` of the chain gave at `port`.
     fn rows(&mut self, from: usize, port: Port, rows: Rows) -> Result<()>;
+
+    /// Takes rows that were late for operator `from`, whose time had come to `watermark`.
+    fn late(&mut self, from: usize, port: Port, rows: Rows, _watermark: EventTime) -> Result<()> {
+        self.rows(from, port, rows)
+    }
 }
 
 /// What stands behind an operator in its chain.
@@ -190,6 +199,14 @@ impl Out<'_> {
     /// Gives rows to those who read `port` of this operator, if anybody does.
     pub fn side(&mut self, port: Port, rows: Rows) -> Result<()> {
         if rows.is_empty() { Ok(()) } else { self.tail.rows(self.place, port, rows) }
+    }
+
+    /// Gives rows that came too late, as `watermark` shows, to those who read `port` of this operator.
+    pub fn late(&mut self, port: Port, rows: Rows, watermark: EventTime) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.tail.late(self.place, port, rows, watermark)
     }
 }
 

@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use arrow::array::{RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use freshet_core::Result;
 use futures::future::BoxFuture;
 
@@ -19,7 +21,7 @@ use crate::operator::{Chain, Flow, MAIN, Port, Tail};
 use crate::source::{Fed, Feed, Silence, SplitPosition, WatermarkSpec, Watermarks};
 use crate::state::Delta;
 use crate::time::{ChannelMerge, Merged};
-use freshet_core::rows::Rows;
+use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::stream::{Epoch, EventTime, SinkWriter, Token};
 
 /// Rows that are worked off at once where they arrived in small pieces.
@@ -214,6 +216,28 @@ impl Tail for Outputs {
             _ => Ok(()),
         }
     }
+
+    fn late(&mut self, from: usize, port: Port, rows: Rows, watermark: EventTime) -> Result<()> {
+        if self.edges.iter().all(|edge| (edge.from, edge.port) != (from, port)) {
+            return Ok(());
+        }
+        self.rows(from, port, with_watermark(rows, watermark)?)
+    }
+}
+
+/// The columns of late rows: their own, then the watermark by which they were late.
+pub fn late_schema(rows: &SchemaRef) -> SchemaRef {
+    let fields = rows.fields().iter().map(|field| field.as_ref().clone());
+    let watermark = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let watermark = Field::new("freshet watermark", watermark, false);
+    Arc::new(Schema::new(fields.chain([watermark]).collect::<Vec<_>>()))
+}
+
+fn with_watermark(rows: Rows, watermark: EventTime) -> Result<Rows> {
+    let mut columns = rows.batch().columns().to_vec();
+    columns.push(Arc::new(TimestampMicrosecondArray::from_value(watermark.0, rows.len())));
+    let batch = RecordBatch::try_new(late_schema(&rows.schema()), columns).map_err(arrow_error)?;
+    Ok(rows.with_batch(batch))
 }
 
 impl Outputs {
@@ -680,6 +704,7 @@ impl Source {
     fn enter(&self, figures: &mut TaskFigures) {
         figures.splits = self.feed.figures();
         figures.is_idle = self.watermarks.as_ref().is_some_and(Watermarks::is_idle);
+        figures.alerts = self.feed.alerts();
         for (number, split) in figures.splits.iter_mut().enumerate() {
             figures.rows_in += split.records;
             figures.bytes_in += split.bytes;

@@ -135,6 +135,9 @@ impl Samples {
         self.part(M::StageBusySecondsTotal, labels, task.busy as f64 / 1e6);
         self.part(M::StageBlockedSecondsTotal, labels, task.blocked as f64 / 1e6);
         self.part(M::StageIdleSecondsTotal, labels, task.idle as f64 / 1e6);
+        if stage.is_source {
+            self.whole(M::StageMaxBadPassedTotal, labels, task.alerts);
+        }
         if let Some(queue) = &task.queue {
             self.whole(M::StageQueueRows, labels, queue.rows);
             self.whole(M::StageQueueBytes, labels, queue.bytes);

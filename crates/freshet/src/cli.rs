@@ -456,6 +456,9 @@ pub enum DlqCommand {
         /// Which.
         #[command(flatten)]
         filter: DlqFilter,
+        /// Rows of streams that came too late for an operator, by model, instead
+        #[arg(long, conflicts_with_all = ["rule", "run", "path"])]
+        late: bool,
     },
     /// Shows them with place, reason and raw record; with `--json` in the form `replay` takes
     Show {
@@ -468,6 +471,9 @@ pub enum DlqCommand {
         /// Dead letters to show
         #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
         limit: usize,
+        /// Rows of streams that came too late for an operator, instead
+        #[arg(long, conflicts_with_all = ["id", "rule", "run", "path"])]
+        late: bool,
     },
     /// Reads corrected records in place of the bad ones, from now on, and runs what uses them
     Replay(ReplayArgs),

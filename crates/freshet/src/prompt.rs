@@ -215,8 +215,9 @@ fn names(app: &App) -> Vec<(String, &'static str)> {
         };
         (name, kind)
     });
-    let own = ("freshet.dead_letters".to_owned(), "dead letters");
-    sources.chain(nodes).chain([own]).collect()
+    let own = [("freshet.dead_letters", "dead letters"), ("freshet.late_rows", "late rows")];
+    let own = own.map(|(name, kind)| (name.to_owned(), kind));
+    sources.chain(nodes).chain(own).collect()
 }
 
 /// Words that the Tab key completes.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
+use bytes::Bytes;
 use freshet_core::clock::Clock;
 use freshet_core::error::{Error, Result, code};
 use freshet_core::registry::{ConnectorContext, SourceSpec};
@@ -20,6 +21,7 @@ use kafka_protocol::messages::{BrokerId, GroupId, ListOffsetsRequest, OffsetComm
 use kafka_protocol::protocol::StrBytes;
 use parking_lot::Mutex;
 
+use super::batch::BatchBuilder;
 use super::client::{
     Cluster, Connection, Coordinates, TopicPartition, refused, retrying, topic_name,
 };
@@ -27,6 +29,7 @@ use super::decoder::KafkaDecoder;
 use super::fetcher::KafkaFetcher;
 use super::group::{GroupOptions, Membership};
 use super::options::{Assignment, EndAt, Isolation, KafkaOptions, StartFrom, Tombstones};
+use super::records::Compression;
 use crate::formats::Format;
 use crate::messages::{self, MessageFormat};
 
@@ -201,6 +204,24 @@ impl StreamSource for KafkaSource {
             &self.schema,
             projection,
         )?))
+    }
+
+    /// Its key and its headers are not known: they are null.
+    fn block_of(
+        &self,
+        _partition: &Partition,
+        position: Position,
+        record: &[u8],
+        at: i64,
+    ) -> Result<Option<Bytes>> {
+        let mut batch = BatchBuilder::default();
+        batch.push(None, Some(record), &[], at / 1000);
+        let mut bytes = batch
+            .finish(Compression::None)
+            .map_err(|error| Error::internal("a record cannot be a batch").caused_by(error))?;
+        // The offset of a batch's first record is not among what its checksum is of.
+        bytes[..8].copy_from_slice(&position.0.to_be_bytes());
+        Ok(Some(bytes.into()))
     }
 
     fn waits(&self) -> Vec<Wait> {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::LogOptions;
 use super::consumers;
 use super::decode::LogDecoder;
+use super::frame;
 use super::place::Place;
 use super::reader::{LogFetcher, blocking};
 use super::service::EventLog;
@@ -48,6 +49,23 @@ impl StreamSource for LogSource {
     fn decoder(&self, projection: &[usize]) -> Result<Box<dyn BlockDecoder>> {
         let most = self.options.max_record_bytes.as_usize();
         Ok(Box::new(LogDecoder::new(&*self.format, &self.schema, projection, most)?))
+    }
+
+    fn block_of(
+        &self,
+        partition: &Partition,
+        position: Position,
+        record: &[u8],
+        at: i64,
+    ) -> Result<Option<Bytes>> {
+        let number = partition.0.parse().map_err(|_| {
+            let message = format!("an event log has no partition \"{}\"", partition.0);
+            Error::new(code::SOURCE, message)
+        })?;
+        let record = Record { key: None, value: Bytes::copy_from_slice(record) };
+        let mut block = Vec::new();
+        frame::encode(number, position.0, position.0, at, &[record], None, &mut block);
+        Ok(Some(block.into()))
     }
 
     fn waits(&self) -> Vec<Wait> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use bytes::Bytes;
 use freshet_core::clock::Clock;
 use freshet_core::error::{Error, Result, code};
 use freshet_core::source::Position;
@@ -145,6 +146,19 @@ impl StreamSource for TailSource {
             self.shared.options.max_record_bytes.as_usize(),
             Arc::clone(&self.shared.names),
         )?))
+    }
+
+    fn block_of(
+        &self,
+        _partition: &Partition,
+        _position: Position,
+        record: &[u8],
+        _at: i64,
+    ) -> Result<Option<Bytes>> {
+        if record.contains(&b'\n') {
+            return Err(Error::new(code::DEAD_LETTER, "a record of a file is one line"));
+        }
+        Ok(Some(Bytes::copy_from_slice(record)))
     }
 
     fn waits(&self) -> Vec<Wait> {

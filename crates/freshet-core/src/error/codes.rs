@@ -117,6 +117,8 @@ codes! {
         "A column is missing or new and the contract says `freeze`. Mend the file, or change the contract's mode."
     206 FILE_EMPTY Data "a file is empty"
         "The file has no record, not even a header. It is named in the run's report; if that is usual for this source, set `empty_files: allow`."
+    207 SOURCE_TOO_BAD Data "a stream has too many bad records"
+        "Of the records that a stream gave within the span of its `max_bad`, more were bad than it allows, and the job stopped: most often whoever writes the stream has changed it. The message has the rule that most of them break, and an example. What was read since the last checkpoint is read again when the job is started. Mend the contract or the writer, raise `max_bad`, or let the job go on with `on_max_bad: alert`, so that bad records are dead letters and the log and `/metrics` tell of them."
     301 SQL User "the SQL is wrong"
         "The query could not be parsed or planned. The message names the model, file and line, and the nearest valid name where one is near."
     302 EXECUTION External "a query failed while it ran"

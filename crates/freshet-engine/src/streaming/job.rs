@@ -1,7 +1,8 @@
-//! A streaming model as a job: its SQL over its sources, its table in the lake, its dead letters.
+//! A streaming model as a job: its SQL over its sources, its table in the lake, its dead letters and late rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use arrow::compute::cast;
@@ -11,33 +12,41 @@ use datafusion::datasource::ViewTable;
 use datafusion::logical_expr::{Expr, LogicalPlan, cast as cast_expr};
 use datafusion::prelude::SessionContext;
 use freshet_core::clock::Clock;
+use freshet_core::config::{HumanDuration, MaxBad};
 use freshet_core::error::code;
 use freshet_core::ingest::Ingest;
 use freshet_core::registry::{Connector, ConnectorContext, Role, SourceSpec};
 use freshet_core::rows::arrow_error;
 use freshet_core::scalar::ScalarExpr;
-use freshet_core::stream::{Start, StreamSource};
+use freshet_core::stream::{Start, StreamSink, StreamSource};
 use freshet_core::{Error, Location, ModelId, Result, SourceId};
-use freshet_project::{Materialized, Node, OnSchemaChange, RenderContext, SourceTable};
+use freshet_project::{Materialized, Node, OnMaxBad, OnSchemaChange, RenderContext, SourceTable};
 use freshet_runtime::exchange::Partitioning;
 use freshet_runtime::executor::Io;
 use freshet_runtime::operators::{Calc, Columns};
 use freshet_runtime::plan::{EdgePlan, JobPlan, JobSource, SinkPlan, StageInput, StagePlan};
 use freshet_runtime::source::{
-    DEAD_LETTERS, StreamInput, WatermarkSpec, WhenIdle, dead_letter_schema,
+    DEAD_LETTERS, StreamInput, Threshold, WatermarkSpec, WhenIdle, dead_letter_schema,
 };
 use futures::future::BoxFuture;
+use object_store::ObjectStore;
 
 use super::expr::compile_coerced;
 use super::lake_sink::{LakeFigures, LakeSink};
+use super::late::LateRows;
 use super::lower::{LowerOptions, Lowered, StreamCatalog, TimeColumn, Unbounded, lower};
 use super::sinks::{JobSink, Outcome};
 use super::table::StreamTable;
 use super::windows::TIME;
+use crate::corrections::SourceCorrections;
 use crate::dead_letters;
 use crate::engine::Engine;
+use crate::late_rows;
 use crate::relations::{self, table_of};
 use crate::session::{self, query_error};
+
+/// The span of `max_bad` of a stream that says none.
+const MAX_BAD_SPAN: Duration = Duration::from_secs(60);
 
 /// A streaming model, ready to run.
 #[derive(Debug)]
@@ -50,6 +59,8 @@ pub struct StreamJob {
     pub sinks: Vec<JobSink>,
     /// What becomes of its dead letters.
     pub dead_letters: Arc<LakeFigures>,
+    /// What becomes of its late rows.
+    pub late_rows: Arc<LakeFigures>,
     /// State that grows for as long as the job runs.
     pub unbounded: Vec<Unbounded>,
 }
@@ -89,24 +100,28 @@ impl Engine {
                 lower(&plan, &catalog, &lower_options).map_err(|error| in_model(error, node))?;
             let name = format!("{}/{id}", self.project().environment.name);
             let mut stages = lowered.stages;
-            let Lowered { output, schema, updating, unbounded, .. } = lowered;
+            let Lowered { output, schema, updating, unbounded, sides, .. } = lowered;
             let outcome = Outcome { stage: output, schema: &schema, updating };
             let sinks = self.add_sinks(node, &name, &outcome, &mut stages, options)?;
-            let letters = LakeSink::new(
-                self.lake().clone(),
-                &name,
-                dead_letters::table(),
-                dead_letters::schema(),
-                Vec::new(),
-                OnSchemaChange::Ignore,
-            );
+            let into = |table, schema| {
+                let (lake, changes) = (self.lake().clone(), OnSchemaChange::Ignore);
+                LakeSink::new(lake, &name, table, schema, Vec::new(), changes)
+            };
+            let letters = into(dead_letters::table(), dead_letters::schema());
             let dead = letters.figures();
             self.add_dead_letters(id, &mut stages, letters, options);
+            let late = into(late_rows::table(), late_rows::schema());
+            let sink: &dyn Fn(&str) -> Arc<dyn StreamSink> =
+                &|name| Arc::new(late.clone().called(name));
+            let (model, clock) = (id.as_str(), self.clock());
+            let commit_interval = options.commit_interval;
+            LateRows { model, clock, sink, commit_interval }.add(&sides, &mut stages);
             Ok(StreamJob {
                 model: id.clone(),
                 plan: JobPlan { name, stages, groups },
                 sinks,
                 dead_letters: dead,
+                late_rows: late.figures(),
                 unbounded,
             })
         })
@@ -129,7 +144,8 @@ impl Engine {
         let context = self.query_context()?;
         let mut tables = BTreeMap::new();
         let plan = self.stream_sql(&context, node, &mut tables).await?;
-        Ok((plan, Catalog { context, tables, io: Arc::clone(io) }))
+        let store = Arc::clone(self.lake().store());
+        Ok((plan, Catalog { context, store, tables, io: Arc::clone(io) }))
     }
 
     /// The plan of a model over its sources, which are registered and added to `tables`.
@@ -251,7 +267,7 @@ impl Engine {
         {
             let name = source.strip_prefix("source ").unwrap_or(source).to_owned();
             let letters: Arc<dyn ScalarExpr> = Arc::new(Letters {
-                source: name,
+                source: SourceId::new(name),
                 model: model.to_string(),
                 clock: Arc::clone(self.clock()),
             });
@@ -276,7 +292,7 @@ impl Engine {
                 operators: vec![(format!("letters of {source}"), Arc::new(calc))],
                 sink: Some(SinkPlan {
                     id: format!("dead letters {number}"),
-                    sink: Arc::new(sink.clone().numbered(number)),
+                    sink: Arc::new(sink.clone().called(&number.to_string())),
                     commit_interval: options.commit_interval,
                 }),
             });
@@ -314,6 +330,8 @@ struct StreamSourceTable {
 
 struct Catalog {
     context: SessionContext,
+    /// Where corrections lie.
+    store: Arc<dyn ObjectStore>,
     tables: BTreeMap<String, StreamSourceTable>,
     io: Arc<dyn Io>,
 }
@@ -402,9 +420,22 @@ impl StreamCatalog for Catalog {
             projection: projection.to_vec(),
             start: Start::Configured,
             io: Arc::clone(&self.io),
+            threshold: threshold(table),
+            corrections: Some(Arc::new(SourceCorrections::new(&self.store, &table.id))),
         };
         Ok((Arc::new(input), watermark))
     }
+}
+
+/// How many bad records a stream may have, where the project says it.
+fn threshold(table: &SourceTable) -> Option<Threshold> {
+    let MaxBad { share, per } = table.stated_max_bad?;
+    Some(Threshold {
+        source: table.id.to_string(),
+        share,
+        per: per.unwrap_or(HumanDuration(MAX_BAD_SPAN)),
+        only_alerts: table.on_max_bad == OnMaxBad::Alert,
+    })
 }
 
 fn to_df(schema: &SchemaRef) -> Result<DFSchema> {
@@ -416,7 +447,7 @@ fn to_df(schema: &SchemaRef) -> Result<DFSchema> {
 /// Dead letters of a source's task in the form of their table.
 #[derive(Debug)]
 struct Letters {
-    source: String,
+    source: SourceId,
     model: String,
     clock: Arc<dyn Clock>,
 }
@@ -430,9 +461,8 @@ impl ScalarExpr for Letters {
         let partitions = batch.column(0).as_string::<i32>();
         let positions = batch.column(1).as_primitive::<Int64Type>();
         let ids = (0..rows).map(|row| {
-            let place =
-                format!("{}:{}:{}", self.source, partitions.value(row), positions.value(row));
-            blake3::hash(place.as_bytes()).to_hex()[..16].to_owned()
+            let position = positions.value(row).unsigned_abs();
+            dead_letters::stream_id(&self.source, partitions.value(row), position)
         });
         let as_text = |column: usize| cast(batch.column(column), &DataType::Utf8View);
         let null = |data_type: &DataType| arrow::array::new_null_array(data_type, rows);
@@ -441,7 +471,7 @@ impl ScalarExpr for Letters {
             Arc::new(StringViewArray::from_iter_values(ids)),
             text("stream"),
             text(&self.model),
-            text(&self.source),
+            text(self.source.as_str()),
             as_text(0).map_err(arrow_error)?,
             null(&DataType::Utf8View),
             null(&DataType::Int64),

@@ -103,10 +103,10 @@ impl LakeSink {
         self
     }
 
-    /// The same sink once more in one job: it commits under a number of its own.
+    /// The same sink once more in one job: it commits under a name of its own.
     #[must_use]
-    pub fn numbered(mut self, number: usize) -> Self {
-        self.app = format!("{}/{number}", self.app);
+    pub fn called(mut self, name: &str) -> Self {
+        self.app = format!("{}/{name}", self.app);
         self.base = Arc::default();
         self
     }

@@ -11,13 +11,15 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
+use freshet_core::clock::Clock;
 use freshet_core::config::ByteSize;
 use freshet_core::error::code;
 use freshet_core::rows::Rows;
+use freshet_core::stream::StreamSink;
 use freshet_core::{Location, Result};
 use freshet_engine::session::{CATALOG, Sessions, register};
 use freshet_engine::streaming::{
-    self, LowerOptions, Lowered, StreamCatalog, StreamTable, TimeColumn,
+    self, LateRows, LowerOptions, Lowered, StreamCatalog, StreamTable, TimeColumn,
 };
 use freshet_runtime::checkpoint::Settings;
 use freshet_runtime::job::{JobOptions, Restart};
@@ -229,8 +231,18 @@ pub fn fold(changes: &[Rows], lines: impl Fn(&RecordBatch) -> Vec<String>) -> Ve
 
 /// The changes that a job gives, which is killed now and then and goes on at another parallelism.
 pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<Rows> {
+    run_with_late(streams, plan, seed).await.0
+}
+
+/// The same, and the rows of its table of late rows.
+pub async fn run_with_late(
+    streams: &Streams,
+    plan: &LogicalPlan,
+    seed: u64,
+) -> (Vec<Rows>, Vec<Rows>) {
     let world = World::new(seed);
     let target = Arc::new(Target::new(true));
+    let late = parking_lot::Mutex::new(BTreeMap::<String, Arc<Target>>::new());
     let store = Arc::new(InMemory::new());
     let start = || {
         let chance = &world.chance;
@@ -245,14 +257,27 @@ pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<Rows> 
             let options = LowerOptions::new(parallelism);
             let lowered = streaming::lower(plan, &catalog, &options);
             let mut lowered = lowered.unwrap_or_else(|error| panic!("{error:?}"));
-            let sink = SimSink {
-                target: Arc::clone(&target),
-                faults: Faults { refused: 0.0, lost: 0.0, slow: 10_000 }.into(),
-                chance: chance.clone(),
-                io,
+            let sink = |target: &Arc<Target>| -> Arc<dyn StreamSink> {
+                Arc::new(SimSink {
+                    target: Arc::clone(target),
+                    faults: Faults { refused: 0.0, lost: 0.0, slow: 10_000 }.into(),
+                    chance: chance.clone(),
+                    io: Arc::clone(&io),
+                })
             };
             lowered.stages[lowered.output].sink =
-                Some(SinkPlan { id: "sink".into(), sink: Arc::new(sink), commit_interval: 0 });
+                Some(SinkPlan { id: "sink".into(), sink: sink(&target), commit_interval: 0 });
+            let clock: Arc<dyn Clock> = Arc::clone(&world.clock) as _;
+            let rows = LateRows {
+                model: "job",
+                clock: &clock,
+                sink: &|name| {
+                    let mut late = late.lock();
+                    sink(late.entry(name.into()).or_insert_with(|| Arc::new(Target::new(true))))
+                },
+                commit_interval: 0,
+            };
+            rows.add(&lowered.sides, &mut lowered.stages);
             let groups = options.groups;
             let plan = JobPlan { name: "job".into(), stages: lowered.stages, groups };
             (plan, Arc::clone(&store) as Arc<dyn object_store::ObjectStore>)
@@ -263,7 +288,6 @@ pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<Rows> 
     for _ in 0..world.chance.below(4) {
         for _ in 0..world.chance.below(400) {
             if let Stepped::Waits(Some(until)) = process.step() {
-                use freshet_core::clock::Clock;
                 world.clock.advance_micros((until - world.clock.now_micros()).max(1));
             }
         }
@@ -274,7 +298,8 @@ pub async fn run(streams: &Streams, plan: &LogicalPlan, seed: u64) -> Vec<Rows> 
     if process.ended().is_none() {
         world.run(&mut process).expect("it comes to its end");
     }
-    target.changes()
+    let late = late.into_inner().into_values().flat_map(|target| target.changes()).collect();
+    (target.changes(), late)
 }
 
 /// Holds a streaming statement against one for a batch, over many inputs.

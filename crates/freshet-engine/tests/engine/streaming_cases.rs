@@ -9,19 +9,20 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::json::ReaderBuilder;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::{MemTable, TableProvider, ViewTable};
 use datafusion::prelude::SessionContext;
 use freshet_core::error::code;
+use freshet_core::rows::Rows;
 use freshet_engine::session::register;
 use freshet_engine::streaming::StreamTable;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::streaming::{Stream, Streams, context, fold, plan, run};
+use super::streaming::{Stream, Streams, context, fold, plan, run_with_late};
 
 /// The cases that streams can do.
 const SUPPORTED: &[&str] = &[
@@ -228,27 +229,78 @@ fn lines(batch: &RecordBatch) -> Vec<String> {
 /// The rows of `expected.csv`, sorted; fields that hold quotes stay as they are.
 fn expected(case: &Path) -> Vec<String> {
     let text = read(&case.join("expected.csv"));
-    let mut rows: Vec<String> = text
-        .lines()
-        .skip(1)
-        .map(|row| {
-            let mut fields = Vec::new();
-            let (mut field, mut quoted) = (String::new(), false);
-            for character in row.chars() {
-                match character {
-                    '"' => {
-                        quoted = !quoted;
-                        field.push('"');
-                    }
-                    ',' if !quoted => fields.push(std::mem::take(&mut field)),
-                    other => field.push(other),
-                }
+    let mut rows: Vec<String> = text.lines().skip(1).map(|row| fields_of(row).join(",")).collect();
+    rows.sort_unstable();
+    rows
+}
+
+/// The fields of a line; those in quotes stay as they are.
+fn fields_of(row: &str) -> Vec<String> {
+    let mut fields = Vec::new();
+    let (mut field, mut quoted) = (String::new(), false);
+    for character in row.chars() {
+        match character {
+            '"' => {
+                quoted = !quoted;
+                field.push('"');
             }
-            fields.push(field);
-            let fields: Vec<String> = fields.iter().map(|field| trimmed(field)).collect();
-            fields.join(",")
-        })
-        .collect();
+            ',' if !quoted => fields.push(std::mem::take(&mut field)),
+            other => field.push(other),
+        }
+    }
+    fields.push(field);
+    fields.iter().map(|field| trimmed(field)).collect()
+}
+
+/// A late row: the names of its columns, and its values.
+type Late = (Vec<String>, String);
+
+/// The rows of a table of late rows, sorted.
+fn late_lines(late: &[Rows]) -> Vec<Late> {
+    let mut lines = Vec::new();
+    for rows in late {
+        let batch = rows.batch();
+        let times = |place: usize| batch.column(place).as_primitive::<TimestampMicrosecondType>();
+        for (row, text) in batch.column(4).as_string_view().iter().enumerate() {
+            assert!(times(2).value(row) <= times(3).value(row), "the watermark has passed it");
+            let values: Map<String, Value> =
+                serde_json::from_str(text.expect("a row")).expect("a row is an object");
+            let names = values.keys().cloned().collect();
+            let values = values.into_iter().map(|(_, value)| match value {
+                Value::Null => None,
+                Value::String(text) if text.as_bytes().get(10) == Some(&b'T') => {
+                    let (day, time) = text.split_once('T').expect("a time");
+                    let point = if time.contains('.') { "" } else { ".000" };
+                    Some(format!("{day} {time}{point}"))
+                }
+                Value::String(text) => Some(text),
+                other => Some(other.to_string()),
+            });
+            lines.push((names, line(values)));
+        }
+    }
+    lines.sort_unstable();
+    lines
+}
+
+/// The rows of `expected_late.csv` with the columns that the operator was given, which those of
+/// `late` have: the values of a plan's other columns were never read. Sorted.
+fn expected_late(case: &Path, late: &[Late]) -> Vec<String> {
+    let file = case.join("expected_late.csv");
+    if !file.exists() {
+        return Vec::new();
+    }
+    let none = Vec::new();
+    let names = late.first().map_or(&none, |(names, _)| names);
+    let text = read(&file);
+    let header = fields_of(text.lines().next().expect("a header"));
+    let place = |name: &String| header.iter().position(|column| column == name).expect("a column");
+    let places: Vec<usize> = names.iter().map(place).collect();
+    let rows = text.lines().skip(1).map(|row| {
+        let row = fields_of(row);
+        places.iter().map(|place| row[*place].as_str()).collect::<Vec<_>>().join(",")
+    });
+    let mut rows: Vec<String> = rows.collect();
     rows.sort_unstable();
     rows
 }
@@ -326,7 +378,14 @@ async fn cases_are_answered_as_duckdb_answers_them_or_refused() {
             seen.push(name.clone());
             let expected = expected(case);
             for seed in 0..4 {
-                let found = fold(&run(&streams, &plan, seed).await, lines);
+                let (changes, late) = run_with_late(&streams, &plan, seed).await;
+                let (found, late) = (fold(&changes, lines), late_lines(&late));
+                let expected_late = expected_late(case, &late);
+                if late.iter().map(|row| &row.1).ne(&expected_late) {
+                    wrong
+                        .push(format!("{name}, seed {seed}: {late:?} late, not {expected_late:?}"));
+                    break;
+                }
                 if found != expected {
                     let missing: Vec<_> =
                         expected.iter().filter(|row| !found.contains(row)).take(3).collect();

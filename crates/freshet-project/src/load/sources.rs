@@ -202,6 +202,7 @@ impl Context<'_> {
             .or_else(|| source.event_time.as_ref().map(|name| name.value.clone()))
             .or_else(|| self.config_text(source_config, "event_time"));
         let description = self.text(table.description.as_ref().or(source.description.as_ref()));
+        let max_bad = table.max_bad.or(source.max_bad);
         Some(SourceTable {
             source: source.name.value.clone(),
             table: table.name.value,
@@ -210,7 +211,9 @@ impl Context<'_> {
             options,
             connection,
             contract: Arc::new(contract),
-            max_bad: table.max_bad.or(source.max_bad).unwrap_or(DEFAULT_MAX_BAD),
+            max_bad: max_bad.map_or(DEFAULT_MAX_BAD, |max_bad| max_bad.share),
+            stated_max_bad: max_bad,
+            on_max_bad: table.on_max_bad.or(source.on_max_bad).unwrap_or_default(),
             settle: table
                 .settle
                 .or(source.settle)

@@ -237,7 +237,7 @@ impl Operator for Running {
         self.aggregate(&numbers, &taken, &rows)?;
         if !late.is_empty() {
             self.late += late.len() as u64;
-            out.side(LATE, rows.take(&late)?)?;
+            out.late(LATE, rows.take(&late)?, self.watermark)?;
         }
         Ok(Flow::Done)
     }

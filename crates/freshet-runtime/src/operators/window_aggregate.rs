@@ -369,7 +369,7 @@ impl Operator for Running {
         if !late.is_empty() {
             late.sort_unstable();
             self.late += late.len() as u64;
-            out.side(LATE, rows.take(&late)?)?;
+            out.late(LATE, rows.take(&late)?, self.watermark)?;
         }
         Ok(Flow::Done)
     }

@@ -1,6 +1,8 @@
 //! The source's side of a task: rows of splits, where reading stands, and how far event time has come.
 
+mod corrections;
 mod stream;
+mod threshold;
 mod watermarks;
 
 use std::fmt::Debug;
@@ -15,6 +17,7 @@ use crate::figures::SplitFigures;
 use crate::operator::Port;
 
 pub use stream::{StreamInput, dead_letter_schema};
+pub use threshold::Threshold;
 pub(crate) use watermarks::Watermarks;
 pub use watermarks::{Silence, WatermarkSpec, WhenIdle};
 
@@ -78,5 +81,10 @@ pub trait Feed: Debug + Send {
     /// What fetching waits for, new records apart.
     fn waits(&self) -> Vec<Wait> {
         Vec::new()
+    }
+
+    /// How often the source had more bad records than it may have. One feed of a source tells it.
+    fn alerts(&self) -> u64 {
+        0
     }
 }

@@ -14,12 +14,14 @@ use freshet_core::record::{Decoded, Reject};
 use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::source::Position;
 use freshet_core::stream::{
-    Block, BlockDecoder, Fetcher, Partition, Start, StreamSource, Wait, Wake,
+    Block, BlockDecoder, Fetcher, Partition, Start, StreamCorrections, StreamSource, Wait, Wake,
 };
 use freshet_core::{Result, error::code};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::corrections::{Corrected, Dealer, Inbox, is_of_corrections};
+use super::threshold::{Threshold, Watch};
 use super::{Fed, Feed, SplitPosition};
 use crate::executor::Io;
 use crate::figures::SplitFigures;
@@ -47,6 +49,10 @@ pub struct StreamInput {
     pub start: Start,
     /// Where fetching runs.
     pub io: Arc<dyn Io>,
+    /// How many bad records there may be; any number where it is not set.
+    pub threshold: Option<Threshold>,
+    /// What is read in place of bad records.
+    pub corrections: Option<Arc<dyn StreamCorrections>>,
 }
 
 /// The columns of dead letters as they leave a source's task: `partition`, `position`, `line`,
@@ -71,6 +77,8 @@ impl JobSource for StreamInput {
         wakes: &[Arc<dyn Wake>],
     ) -> Result<Vec<Box<dyn Feed>>> {
         let mut feeds: Vec<Box<dyn Feed>> = Vec::new();
+        let watch = self.threshold.clone().map(|threshold| Arc::new(Watch::new(threshold)));
+        let (inboxes, first) = self.deal(wakes).await?;
         for (task, wake) in wakes.iter().enumerate() {
             let shared = Arc::new(Shared { state: Mutex::default(), wake: Arc::clone(wake) });
             let mut fetching = Fetching {
@@ -85,6 +93,13 @@ impl JobSource for StreamInput {
             fetching.discover().await?;
             self.io.spawn(Box::pin(fetching.run()));
             let decoder = self.source.decoder(&self.projection)?;
+            let corrected = match inboxes.get(task) {
+                None => None,
+                Some(inbox) => {
+                    let (inbox, projection) = (Arc::clone(inbox), &self.projection);
+                    Some(Corrected::new(&self.source, projection, inbox, positions, first)?)
+                }
+            };
             let source = Arc::clone(&self.source);
             feeds.push(Box::new(StreamFeed {
                 ends: Box::new(move || source.ends()),
@@ -92,13 +107,17 @@ impl JobSource for StreamInput {
                 decoder,
                 splits: Vec::new(),
                 held: None,
+                corrected,
+                watch: watch.clone(),
+                tells: task == 0,
             }));
         }
         Ok(feeds)
     }
 
     async fn publish(&self, positions: &BTreeMap<String, Position>) -> Result<()> {
-        let positions = positions.iter().map(|(split, at)| (Partition(split.clone()), *at));
+        let positions = positions.iter().filter(|(split, _)| !is_of_corrections(split));
+        let positions = positions.map(|(split, at)| (Partition(split.clone()), *at));
         self.source.publish(&positions.collect()).await
     }
 
@@ -111,9 +130,29 @@ impl JobSource for StreamInput {
     }
 }
 
+impl StreamInput {
+    /// Inboxes of all tasks with the corrections that there are, where the source has any, and the
+    /// number of the last one; more are handed on as they are given.
+    async fn deal(&self, wakes: &[Arc<dyn Wake>]) -> Result<(Vec<Arc<Inbox>>, u64)> {
+        let Some(corrections) = &self.corrections else { return Ok((Vec::new(), 0)) };
+        let inboxes: Vec<Arc<Inbox>> = wakes.iter().map(Inbox::new).collect();
+        let tasks = wakes.len();
+        let mut dealer = Dealer {
+            corrections: Arc::clone(corrections),
+            inboxes: inboxes.iter().map(Arc::downgrade).collect(),
+            owner: move |partition: &Partition| owner(&partition.0, tasks),
+            last: 0,
+        };
+        dealer.look().await?;
+        let first = dealer.last;
+        self.io.spawn(Box::pin(dealer.run(Arc::clone(&self.io))));
+        Ok((inboxes, first))
+    }
+}
+
 /// The task that reads a partition, which depends on nothing but its name. Partitions with one name
 /// and a number behind it are dealt out in turn, so that no task has two more than another.
-fn owner(partition: &str, tasks: usize) -> usize {
+pub(super) fn owner(partition: &str, tasks: usize) -> usize {
     let name = partition.trim_end_matches(|byte: char| byte.is_ascii_digit());
     let number = partition[name.len()..].parse().unwrap_or(0_u64);
     (xxh3_64(name.as_bytes()).wrapping_add(number) % tasks as u64) as usize
@@ -265,12 +304,16 @@ impl Shared {
 type Ends = Box<dyn Fn() -> BTreeMap<Partition, Position> + Send>;
 
 /// Decodes what was fetched.
-struct StreamFeed {
+pub(super) struct StreamFeed {
     ends: Ends,
     shared: Arc<Shared>,
     decoder: Box<dyn BlockDecoder>,
     splits: Vec<Split>,
     held: Option<Held>,
+    corrected: Option<Corrected>,
+    watch: Option<Arc<Watch>>,
+    /// Whether this feed is the one that tells of alerts.
+    tells: bool,
 }
 
 /// A block that cannot be decoded yet.
@@ -302,12 +345,10 @@ struct Read {
 }
 
 impl Read {
-    fn count(&mut self, block: &Block, decoded: &Decoded) {
+    fn count(&mut self, decoded: &Decoded) {
         self.records += decoded.records;
         self.dead_letters += decoded.rejects.len() as u64;
         self.skipped += decoded.filtered;
-        self.bytes += block.bytes.len() as u64;
-        self.written = block.written.or(self.written);
     }
 }
 
@@ -346,6 +387,41 @@ impl StreamFeed {
     }
 }
 
+impl StreamFeed {
+    /// Records that were read before, corrected.
+    fn correct(&mut self, now: i64) -> Result<Option<Fed>> {
+        let Some(corrected) = &mut self.corrected else { return Ok(None) };
+        let splits = &mut self.splits;
+        if splits.is_empty() {
+            // Nobody would wait for their time.
+            return Ok(None);
+        }
+        let stands = |partition: &Partition| {
+            splits.iter().find(|split| split.partition == *partition)?.position
+        };
+        let mut decoded = Decoded::default();
+        let Some(partition) = corrected.next(now, stands, &mut decoded)? else { return Ok(None) };
+        // Of a partition that is gone, they are told with another one.
+        let number = splits.iter().position(|split| split.partition == partition).unwrap_or(0);
+        splits[number].read.count(&decoded);
+        fed(number, &partition, decoded).map(Some)
+    }
+}
+
+/// What was decoded of a partition, the split of this number.
+fn fed(split: usize, partition: &Partition, decoded: Decoded) -> Result<Fed> {
+    let dead = match decoded.rejects.as_slice() {
+        [] => None,
+        rejects => Some(Rows::inserts(dead_letters(partition, rejects)?)),
+    };
+    let mut kinds = decoded.kinds.into_iter();
+    let rows = decoded.batches.into_iter().map(|batch| match kinds.next() {
+        Some(kinds) => Rows::changes(batch, kinds),
+        None => Rows::inserts(batch),
+    });
+    Ok(Fed::Rows { split, rows: rows.collect(), dead })
+}
+
 impl Feed for StreamFeed {
     fn splits(&self) -> usize {
         self.shared.state.lock().partitions.len()
@@ -362,6 +438,12 @@ impl Feed for StreamFeed {
             }
         }
         self.learn();
+        if let Some(fed) = self.correct(now)? {
+            return Ok(fed);
+        }
+        if self.corrected.as_ref().is_some_and(Corrected::is_waiting) {
+            return Ok(Fed::Nothing);
+        }
         let (block, waited) = match self.held.take() {
             Some(held) if held.again > now => {
                 self.held = Some(held);
@@ -375,7 +457,13 @@ impl Feed for StreamFeed {
             },
         };
         let mut decoded = Decoded::default();
-        if self.decoder.decode(&block, &mut decoded)? == Decoding::Waits {
+        let mut decoding = self.decoder.decode(&block, &mut decoded)?;
+        if let (Decoding::Done, Some(corrected)) = (decoding, &mut self.corrected)
+            && let Some(split) = self.splits.get(block.partition)
+        {
+            decoding = corrected.mend(&split.partition, &mut decoded)?;
+        }
+        if decoding == Decoding::Waits {
             let wait = (waited * 2).clamp(SHORTEST_HOLD, LONGEST_HOLD);
             self.held = Some(Held { block, again: now + wait, wait });
             return Ok(Fed::Nothing);
@@ -383,29 +471,24 @@ impl Feed for StreamFeed {
         if !decoded.balances() {
             return Err(Error::internal("a block's records are not all accounted for"));
         }
+        if let Some(watch) = &self.watch {
+            watch.count(now, &decoded)?;
+        }
         let Split { partition, position, read } = self
             .splits
             .get_mut(block.partition)
             .ok_or_else(|| Error::internal("a block is of a partition that was not added"))?;
         *position = Some(block.next);
-        read.count(&block, &decoded);
-        let dead = match decoded.rejects.as_slice() {
-            [] => None,
-            rejects => Some(Rows::inserts(dead_letters(partition, rejects)?)),
-        };
-        let mut kinds = decoded.kinds.into_iter();
-        let batches = decoded.batches.into_iter();
-        let rows = batches
-            .map(|batch| match kinds.next() {
-                Some(kinds) => Rows::changes(batch, kinds),
-                None => Rows::inserts(batch),
-            })
-            .collect();
-        Ok(Fed::Rows { split: block.partition, rows, dead })
+        read.count(&decoded);
+        read.bytes += block.bytes.len() as u64;
+        read.written = block.written.or(read.written);
+        fed(block.partition, partition, decoded)
     }
 
     fn deadline(&self) -> Option<i64> {
-        self.held.as_ref().map(|held| held.again)
+        let held = self.held.as_ref().map(|held| held.again);
+        let corrected = self.corrected.as_ref().and_then(Corrected::deadline);
+        held.into_iter().chain(corrected).min()
     }
 
     fn has_backlog(&self, split: usize) -> bool {
@@ -422,7 +505,12 @@ impl Feed for StreamFeed {
         let stands = self.splits.iter().filter_map(|split| {
             Some(SplitPosition { split: split.partition.0.clone(), position: split.position? })
         });
-        stands.collect()
+        let mut positions: Vec<SplitPosition> = stands.collect();
+        if let Some(corrected) = &self.corrected {
+            let read = self.splits.iter().filter(|split| split.position.is_some());
+            positions.extend(corrected.positions(read.map(|split| &split.partition)));
+        }
+        positions
     }
 
     fn figures(&self) -> Vec<SplitFigures> {
@@ -448,6 +536,10 @@ impl Feed for StreamFeed {
 
     fn waits(&self) -> Vec<Wait> {
         self.shared.state.lock().wait.iter().cloned().collect()
+    }
+
+    fn alerts(&self) -> u64 {
+        self.watch.as_ref().filter(|_| self.tells).map_or(0, |watch| watch.alerts())
     }
 }
 
@@ -481,4 +573,4 @@ fn dead_letters(partition: &Partition, rejects: &[Reject]) -> Result<RecordBatch
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

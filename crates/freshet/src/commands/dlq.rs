@@ -1,4 +1,4 @@
-//! `freshet dlq`: the records that were not accepted, and their replay.
+//! `freshet dlq`: the records that were not accepted, and their replay; rows that came too late.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Write};
@@ -7,6 +7,7 @@ use arrow::array::{Array, AsArray};
 use freshet_core::error::code;
 use freshet_core::{Error, Result, ResultExt};
 use freshet_engine::DeadLetter;
+use freshet_engine::corrections::SourceCorrections;
 use freshet_engine::dead_letters;
 use freshet_engine::overlay::{self, Given};
 use freshet_orchestrator::MetaStore;
@@ -20,6 +21,7 @@ use crate::format::{count, counted};
 use crate::table::{Align, Cell, Frame, Table, Tone};
 use crate::ui::{Ui, printable};
 
+mod late;
 mod replay;
 
 /// A record longer than this is cut where it is shown to people.
@@ -30,13 +32,19 @@ pub fn run(args: &DlqArgs, place: &Place, ui: &Ui) -> CommandResult {
     let app = place.open()?;
     let runtime = app::runtime(None)?;
     match &args.command {
-        DlqCommand::Ls { filter } => runtime.block_on(async {
+        DlqCommand::Ls { filter, late: true } => {
+            runtime.block_on(late::ls(&app, filter.source.as_deref(), ui))
+        }
+        DlqCommand::Show { filter, limit, late: true, .. } => {
+            runtime.block_on(late::show(&app, filter.source.as_deref(), *limit, ui))
+        }
+        DlqCommand::Ls { filter, .. } => runtime.block_on(async {
             let filter = Filter::new(&app, filter).await?;
             let groups = groups(&app, &filter).await?;
             list(&mut io::stdout().lock(), &groups, ui)?;
             Ok(Outcome::Done)
         }),
-        DlqCommand::Show { id, filter, limit } => runtime.block_on(async {
+        DlqCommand::Show { id, filter, limit, .. } => runtime.block_on(async {
             let filter = Filter::new(&app, filter).await?.with_id(id.clone());
             let letters = letters(&app, &filter, *limit).await?;
             if let (Some(id), true) = (id, letters.is_empty()) {
@@ -127,6 +135,14 @@ async fn corrected(app: &App) -> Result<HashSet<String>> {
                 (dead_letters::id(Some(&digest), "", offset), given)
             }),
         );
+    }
+    for source in app.project.sources.keys() {
+        let corrections = SourceCorrections::new(app.engine.lake().store(), source);
+        given.extend(corrections.given().await?.0.into_iter().map(
+            |((partition, position), given)| {
+                (dead_letters::stream_id(source, &partition, position), given)
+            },
+        ));
     }
     if given.is_empty() {
         return Ok(HashSet::new());

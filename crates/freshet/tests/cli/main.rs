@@ -9,6 +9,7 @@ mod food;
 mod history;
 mod http;
 mod ingest;
+mod late;
 mod misuse;
 mod production;
 mod replay;

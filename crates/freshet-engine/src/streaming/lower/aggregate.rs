@@ -51,7 +51,7 @@ struct Arguments {
 
 impl Lowering<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &Aggregate) -> Result<Relation> {
-        let input = self.relation(&aggregate.input)?;
+        let input = self.to_be_grouped(&aggregate.input)?;
         let grouping = self.grouping(&input, &aggregate.group_expr)?;
         let exprs = grouping.keys.iter().copied().chain(&aggregate.aggr_expr);
         // Signs that are no bounds of this grouping are values of the rows.
@@ -225,6 +225,7 @@ impl Lowering<'_> {
                 return Err(Error::internal("rows without a window were grouped by it"));
             }
         };
+        let time = ("window_time".to_owned(), time);
         let start = place(Bound::Start).filter(|_| grouping.bounds.contains(&Some(Bound::Start)));
         let start =
             start.map(|start| Expr::Column(Column::from(input.schema.qualified_field(start))));
@@ -350,9 +351,9 @@ impl Lowering<'_> {
         }
     }
 
-    /// The time by which rows are put into a window. Any bound that the input has tells it: of windows
-    /// that overlap and of sessions it is the rows' time, of tumbling ones it is moved into the window.
-    fn time_of(&self, input: &Relation, number: usize) -> Result<Arc<dyn ScalarExpr>> {
+    /// The time by which rows are put into a window. Any bound that the input has tells it: where it is
+    /// no value it is the rows' time, and else it is moved into the window.
+    fn time_of(&self, input: &Relation, number: usize) -> Result<(String, Arc<dyn ScalarExpr>)> {
         let time = input.origins.iter().enumerate().find_map(|(place, origin)| match origin {
             Origin::Window(bound, of) if *of == number => Some((place, *bound)),
             _ => None,
@@ -360,12 +361,17 @@ impl Lowering<'_> {
         let Some((place, bound)) = time else {
             return Err(Error::internal("rows without a window were grouped by it"));
         };
-        let shift = match (self.windows[number].kind, bound) {
-            (Kind::Tumble, Bound::End) => -1,
-            (Kind::Tumble, Bound::Time) => BEFORE_END - 1,
-            _ => 0,
+        let shift = match bound {
+            _ if self.windows[number].is_sign => 0,
+            Bound::Start => 0,
+            Bound::End => -1,
+            Bound::Time => BEFORE_END - 1,
         };
-        Ok(Arc::new(Shifted(place, shift)))
+        let name = match &self.windows[number] {
+            Window { is_sign: true, time, .. } => name_of(time),
+            _ => input.schema.field(place).name().clone(),
+        };
+        Ok((name, Arc::new(Shifted(place, shift))))
     }
 
     /// Computes keys, time, arguments and filters in front of the exchange: columns in this order.
@@ -374,7 +380,7 @@ impl Lowering<'_> {
         input: &Relation,
         aggregate: &Aggregate,
         keys: &[&Expr],
-        time: Option<Arc<dyn ScalarExpr>>,
+        time: Option<(String, Arc<dyn ScalarExpr>)>,
     ) -> Result<Arguments> {
         let mut exprs: Vec<Expr> = keys.iter().map(|key| unaliased(key).clone()).collect();
         let mut calls = Vec::new();
@@ -402,8 +408,8 @@ impl Lowering<'_> {
                 .map_err(|error| Error::internal("an argument has no type").caused_by(error))
         });
         let mut types = types.collect::<Result<Vec<_>>>()?;
-        if let Some(time) = time {
-            compiled.insert(keys.len(), time);
+        if let Some((_, time)) = &time {
+            compiled.insert(keys.len(), Arc::clone(time));
             types.insert(keys.len(), crate::streaming::windows::TIME);
         }
         let outputs = aggregate.schema.fields().iter().skip(aggregate.group_expr.len());
@@ -412,13 +418,14 @@ impl Lowering<'_> {
             call.spec(argument, *filter, output.data_type(), input.updating)
         });
         let specs = specs.collect::<Result<Vec<_>>>()?;
-        let name = |place: usize| match keys.get(place) {
-            Some(key) => key.schema_name().to_string(),
-            None => format!("argument_{place}"),
-        };
+        // Names are for those who read late rows. Several columns may have one, and the same values.
+        let mut names: Vec<String> = exprs.iter().map(name_of).collect();
+        if let Some((name, _)) = &time {
+            names.insert(keys.len(), name.clone());
+        }
         let fields = types.iter().enumerate();
         let fields =
-            fields.map(|(place, data_type)| Field::new(name(place), data_type.clone(), true));
+            fields.map(|(place, data_type)| Field::new(&names[place], data_type.clone(), true));
         let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let text = format!("arguments {exprs:?} {}", input.id);
         let (stage, id) = self.forward(input, &text, calc(&schema, compiled));
@@ -437,7 +444,7 @@ impl Lowering<'_> {
         let from = (arguments.stage, &arguments.schema);
         let (stage, id) = self.exchanged(from, keys, text, operator);
         let schema = Arc::clone(&arguments.schema);
-        self.sides.push(Side { stage, operator: 0, port: LATE, schema });
+        self.sides.push(Side { stage, operator: 0, port: LATE, schema, time: keys });
         (stage, id)
     }
 
@@ -518,6 +525,15 @@ impl Lowering<'_> {
             origins,
             updating: false,
         })
+    }
+}
+
+/// What a column of an operator is called: as the column that it is, or after what it computes.
+fn name_of(expr: &Expr) -> String {
+    match expr {
+        Expr::Column(column) => column.name.clone(),
+        Expr::Cast(cast) => name_of(&cast.expr),
+        other => other.schema_name().to_string(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, FieldRef, SchemaRef};
+use arrow::datatypes::{Field, FieldRef};
 use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
@@ -12,7 +12,7 @@ use freshet_core::error::code;
 use freshet_core::scalar::ScalarExpr;
 use freshet_core::{Error, Result};
 use freshet_runtime::exchange::Partitioning;
-use freshet_runtime::operator::{LATE, MAIN, OperatorSpec};
+use freshet_runtime::operator::{LATE, LATE_RIGHT, MAIN, OperatorSpec, Port};
 use freshet_runtime::operators::{IntervalJoin, Join, JoinKind, WindowJoin};
 use freshet_runtime::plan::{EdgePlan, StageInput, StagePlan};
 
@@ -159,7 +159,8 @@ impl Lowering<'_> {
             _ => [plain, plain],
         };
         let given = self.joined(&sides, join, Arc::new(operator), origins)?;
-        self.late(&given, Arc::clone(sides.left.relation.schema.inner()));
+        self.late(&given, LATE, &sides.left, interval.left);
+        self.late(&given, LATE_RIGHT, &sides.right, interval.right);
         Ok(given)
     }
 
@@ -229,7 +230,8 @@ impl Lowering<'_> {
             _ => [same, same],
         };
         let given = self.joined(&sides, join, Arc::new(operator), origins)?;
-        self.late(&given, Arc::clone(sides.left.relation.schema.inner()));
+        self.late(&given, LATE, &sides.left, left_window[1]);
+        self.late(&given, LATE_RIGHT, &sides.right, right_window[1]);
         Ok(given)
     }
 
@@ -266,9 +268,10 @@ impl Lowering<'_> {
         Ok((Relation { stage, id, schema, origins, ..relation }, window))
     }
 
-    /// The rows that the join of a stage sets apart.
-    pub(super) fn late(&mut self, given: &Relation, schema: SchemaRef) {
-        self.sides.push(Side { stage: given.stage, operator: 0, port: LATE, schema });
+    /// The rows of one side, with its column of time, that the join of a stage sets apart.
+    pub(super) fn late(&mut self, given: &Relation, port: Port, side: &Input, time: usize) {
+        let schema = Arc::clone(side.relation.schema.inner());
+        self.sides.push(Side { stage: given.stage, operator: 0, port, schema, time });
     }
 
     /// Both sides with the values of the equal expressions among their columns.

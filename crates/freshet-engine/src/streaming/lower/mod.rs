@@ -118,6 +118,8 @@ pub struct Side {
     pub port: Port,
     /// Its columns.
     pub schema: SchemaRef,
+    /// The column of the rows' time.
+    pub time: usize,
 }
 
 /// Lowers a plan.
@@ -198,6 +200,10 @@ struct Window {
     time: Expr,
     /// The columns that have sessions of their own.
     partition: Vec<Expr>,
+    /// Whether its bounds have no value and the rows' time stands for them. Always so where a row may
+    /// be in several windows; of tumbling ones where they are grouped by at once, so that the rows'
+    /// own time is known there.
+    is_sign: bool,
 }
 
 /// What a column is.
@@ -232,9 +238,7 @@ impl Relation {
     fn signs<'a>(&'a self, windows: &'a [Window]) -> impl Iterator<Item = (usize, usize)> + 'a {
         let origins = self.origins.iter().enumerate();
         origins.filter_map(|(place, origin)| match origin {
-            Origin::Window(_, number) if windows[*number].kind != Kind::Tumble => {
-                Some((place, *number))
-            }
+            Origin::Window(_, number) if windows[*number].is_sign => Some((place, *number)),
             _ => None,
         })
     }
@@ -284,6 +288,21 @@ impl Lowering<'_> {
         }
     }
 
+    /// The input of a grouping: bounds of windows that it groups by need no value.
+    fn to_be_grouped(&mut self, plan: &LogicalPlan) -> Result<Relation> {
+        match plan {
+            LogicalPlan::SubqueryAlias(alias) => {
+                let input = self.to_be_grouped(&alias.input)?;
+                self.over(plan, input)
+            }
+            LogicalPlan::Projection(projection) => {
+                let input = self.relation(&projection.input)?;
+                self.project(input, &projection.expr, plan.schema(), true)
+            }
+            other => self.relation(other),
+        }
+    }
+
     /// What a projection or an alias makes of its input.
     fn over(&mut self, plan: &LogicalPlan, input: Relation) -> Result<Relation> {
         match plan {
@@ -291,7 +310,7 @@ impl Lowering<'_> {
                 Ok(Relation { schema: Arc::clone(plan.schema()), ..input })
             }
             LogicalPlan::Projection(projection) => {
-                self.project(input, &projection.expr, plan.schema())
+                self.project(input, &projection.expr, plan.schema(), false)
             }
             other => Err(unsupported(other)),
         }
@@ -374,6 +393,7 @@ impl Lowering<'_> {
         input: Relation,
         exprs: &[Expr],
         schema: &Arc<DFSchema>,
+        grouped: bool,
     ) -> Result<Relation> {
         let computed = exprs.iter().map(unaliased).filter(|expr| !matches!(expr, Expr::Column(_)));
         let input = self.with_bounds_for(input, computed)?;
@@ -387,13 +407,14 @@ impl Lowering<'_> {
                 (_, Some(mention)) => {
                     let windows::Mention { bound, kind, windows, time, partition: by } = mention;
                     self.check_time(&input, &time)?;
-                    let number = self.number(Window { kind, windows, time, partition: by });
-                    let Window { kind, time, partition: by, .. } = &self.windows[number];
+                    let is_sign = kind != Kind::Tumble || grouped;
+                    let number =
+                        self.number(Window { kind, windows, time, partition: by, is_sign });
+                    let Window { time, partition: by, .. } = &self.windows[number];
                     if !by.is_empty() {
                         partition = Some(number);
                     }
-                    // Of windows that overlap, the rows' time stands for the bound.
-                    let value = if *kind == Kind::Tumble { plain.clone() } else { time.clone() };
+                    let value = if is_sign { time.clone() } else { plain.clone() };
                     (Origin::Window(bound, number), value)
                 }
                 (Expr::Column(column), None) => {

@@ -11,6 +11,7 @@ use datafusion::logical_expr::{
 };
 use freshet_core::error::code;
 use freshet_core::{Error, Result};
+use freshet_runtime::operator::LATE;
 use freshet_runtime::operators::{JoinKind, TemporalJoin};
 
 use super::join::{Input, Sides, df_schema};
@@ -102,7 +103,7 @@ impl Lowering<'_> {
         let of_left = |origin: Origin| if origin == Origin::Time { origin } else { Origin::Plain };
         let of_right = |_: Origin| Origin::Plain;
         let given = self.joined(&sides, join, Arc::new(operator), [of_left, of_right])?;
-        self.late(&given, Arc::clone(sides.left.relation.schema.inner()));
+        self.late(&given, LATE, &sides.left, left_time);
         Ok(given)
     }
 
@@ -143,7 +144,7 @@ impl Lowering<'_> {
                     Error::internal("a column of a table has no type").caused_by(error)
                 })?;
                 let schema = Arc::new(df_schema(fields)?);
-                let relation = self.project(inner.relation, &exprs, &schema)?;
+                let relation = self.project(inner.relation, &exprs, &schema, false)?;
                 Ok(Versions { relation, columns, time, key })
             }
             other => Err(no_versions(other)),

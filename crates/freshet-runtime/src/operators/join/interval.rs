@@ -16,7 +16,7 @@ use super::progress::{self, Progress};
 use super::sides::{Candidates, Cursor, KeyColumns, Sides, take_columns};
 use super::{BATCH_ROWS, CALL_ROWS, JoinKind, LEFT, Pairing, only_inserts, times_of};
 use crate::operator::{
-    Counts, Flow, LATE, Operator, OperatorContext, OperatorSpec, Out, StateSize,
+    Counts, Flow, LATE, LATE_RIGHT, Operator, OperatorContext, OperatorSpec, Out, StateSize,
 };
 use crate::state::rows::{NONE, Options, RowRef, Times};
 use crate::state::{Delta, Entry, KeyGroups};
@@ -27,7 +27,7 @@ use crate::state::{Delta, Entry, KeyGroups};
 /// Input 0 is the left side, input 1 the right one; both give inserts alone. A row is kept until the
 /// watermark says that no partner can come any more; one that an outer join pads is given then, if it
 /// had none. A row that comes behind the watermark is joined with what is still there; one that can
-/// match nothing any more goes to [`LATE`]. The watermark that is handed on stays behind
+/// match nothing any more goes to [`LATE`] or [`LATE_RIGHT`]. The watermark that is handed on stays behind
 /// by [`Self::delay`], as rows with times as old as that may still be given.
 #[derive(Debug, Clone)]
 pub struct IntervalJoin {
@@ -297,7 +297,8 @@ impl Running {
         }
         self.late += count as u64;
         let late = BooleanArray::from(late);
-        out.side(LATE, rows.clone().filter(&late)?)?;
+        let port = if side == LEFT { LATE } else { LATE_RIGHT };
+        out.late(port, rows.clone().filter(&late)?, EventTime(now))?;
         rows.filter(&arrow::compute::not(&late).map_err(arrow_error)?)
     }
 

@@ -216,7 +216,7 @@ impl Running {
         } else {
             self.late += count as u64;
             let late = BooleanArray::from(late);
-            out.side(LATE, rows.clone().filter(&late)?)?;
+            out.late(LATE, rows.clone().filter(&late)?, EventTime(now))?;
             rows.filter(&arrow::compute::not(&late).map_err(arrow_error)?)?
         };
         let times = times_of(rows.batch(), self.spec.left_time)?;

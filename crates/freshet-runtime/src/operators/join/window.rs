@@ -15,7 +15,7 @@ use super::progress::{self, Progress};
 use super::sides::{KeyColumns, Sides, take_columns};
 use super::{BATCH_ROWS, JoinKind, LEFT, Pairing, RIGHT, batch_of, only_inserts, times_of};
 use crate::operator::{
-    Counts, Flow, LATE, Operator, OperatorContext, OperatorSpec, Out, StateSize,
+    Counts, Flow, LATE, LATE_RIGHT, Operator, OperatorContext, OperatorSpec, Out, StateSize,
 };
 use crate::state::rows::{NONE, Options, RowRef, Times};
 use crate::state::{Delta, Entry, KeyGroups};
@@ -24,7 +24,7 @@ use crate::state::{Delta, Entry, KeyGroups};
 ///
 /// Input 0 is the left side, input 1 the right one; both give inserts alone, with the bounds of their window
 /// as columns. What a window comes to is given when the watermark passes its end, and it is forgotten
-/// then; rows whose window was forgotten go to [`LATE`].
+/// then; rows whose window was forgotten go to [`LATE`] or [`LATE_RIGHT`].
 #[derive(Debug, Clone)]
 pub struct WindowJoin {
     /// Which rows it gives.
@@ -121,7 +121,8 @@ impl Operator for Running {
             let part = if chosen.len() == rows.len() { rows.clone() } else { rows.take(&chosen)? };
             if is_over(window, self.progress.watermark()) {
                 self.late += part.len() as u64;
-                out.side(LATE, part)?;
+                let port = if input == LEFT { LATE } else { LATE_RIGHT };
+                out.late(port, part, self.progress.watermark())?;
             } else {
                 self.take(input, window, &part, out)?;
             }

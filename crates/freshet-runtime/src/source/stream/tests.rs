@@ -22,10 +22,31 @@ impl BlockDecoder for Slow {
 }
 
 #[derive(Debug)]
-struct NoWake;
+pub(in crate::source) struct NoWake;
 
 impl Wake for NoWake {
     fn wake(&self) {}
+}
+
+/// A feed that has these blocks, and corrections.
+pub(in crate::source) fn feed_of(
+    partitions: Vec<(Partition, Option<Position>)>,
+    blocks: Vec<Block>,
+    decoder: Box<dyn BlockDecoder>,
+    corrected: Corrected,
+) -> StreamFeed {
+    let bytes = blocks.iter().map(|block| block.bytes.len()).sum();
+    let state = State { partitions, blocks: blocks.into(), bytes, ..State::default() };
+    StreamFeed {
+        ends: Box::new(BTreeMap::new),
+        shared: Arc::new(Shared { state: Mutex::new(state), wake: Arc::new(NoWake) }),
+        decoder,
+        splits: Vec::new(),
+        held: None,
+        corrected: Some(corrected),
+        watch: None,
+        tells: false,
+    }
 }
 
 fn feed(waits: u32, blocks: &[u64], ends: u64) -> StreamFeed {
@@ -47,6 +68,9 @@ fn feed(waits: u32, blocks: &[u64], ends: u64) -> StreamFeed {
         decoder: Box::new(Slow(waits)),
         splits: Vec::new(),
         held: None,
+        corrected: None,
+        watch: None,
+        tells: false,
     }
 }
 

@@ -53,6 +53,9 @@ pub async fn run(app: &App, args: &ReplayArgs, ui: &Ui) -> CommandResult {
         };
         println_out(&format!("{} kept{known}", counted(replayed.added as u64, "correction")))?;
     }
+    if !replayed.streams.is_empty() && !ui.json && !ui.quiet {
+        println_out("jobs of `freshet up` read them within seconds, others when they begin")?;
+    }
     if replayed.sources.is_empty() || args.no_run {
         return Ok(Outcome::Done);
     }
