@@ -213,7 +213,9 @@ impl Webhook {
                     let problem = format!("{status} {text}");
                     if !may_pass(status) {
                         let message = format!("the receiver of {} refuses rows", self.target());
-                        return Err(Error::new(code::LOAD, message)
+                        // Who may not post, or where to, can be mended meanwhile; rows cannot.
+                        let code = if is_of_rows(status) { code::SINK_REFUSED } else { code::LOAD };
+                        return Err(Error::new(code, message)
                             .caused_by(problem)
                             .hint("look at the options `url` and `headers`, and at the receiver's own log"));
                     }
@@ -280,6 +282,18 @@ fn may_pass(status: StatusCode) -> bool {
     status.is_server_error()
         || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS]
             .contains(&status)
+}
+
+/// Whether it is the body of the request that is refused.
+fn is_of_rows(status: StatusCode) -> bool {
+    [
+        StatusCode::BAD_REQUEST,
+        StatusCode::CONFLICT,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        StatusCode::UNPROCESSABLE_ENTITY,
+    ]
+    .contains(&status)
 }
 
 #[async_trait]

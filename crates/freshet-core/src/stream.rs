@@ -242,6 +242,17 @@ pub struct PendingCommit {
     pub parts: Vec<Token>,
 }
 
+/// A row that a sink's target can never hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its place among the rows.
+    pub row: usize,
+    /// The column at fault.
+    pub column: String,
+    /// Why.
+    pub reason: String,
+}
+
 /// Which changes a sink can take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changes {
@@ -285,6 +296,18 @@ pub trait StreamSink: fmt::Debug + Send + Sync {
     /// Where staged rows may be kept until they are committed: as durable as checkpoints, and the
     /// same for all instances of the job. Told before [`Self::open`].
     fn stage_in(&self, _store: Arc<dyn ObjectStore>) {}
+
+    /// Whether there are rows that the target can never hold: [`Self::refuses`] is asked for each batch
+    /// then.
+    fn can_refuse(&self) -> bool {
+        false
+    }
+
+    /// The rows that the target can never hold, ascending; they become dead letters and are not
+    /// written. Depends on nothing but the rows.
+    fn refuses(&self, _rows: &Rows) -> Result<Vec<Refused>> {
+        Ok(Vec::new())
+    }
 
     /// As many writers as there are in `wakes`, each of which is to be woken when its writer has room
     /// again. From then on nothing that an instance of an earlier generation does can change the

@@ -24,6 +24,8 @@ const STREAMS: &str = "_freshet_streams";
 const CHANGES: &str = "pg_temp._freshet_changes";
 /// Whether a key has no row any more.
 const GONE: &str = "_freshet_gone";
+/// Characters of the server's own words that are shown.
+const SHOWN: usize = 300;
 /// Changes from which on the planner is told how many there are.
 const ANALYZE_FROM: usize = 1_000;
 
@@ -39,13 +41,39 @@ pub(super) struct Target {
     pub(super) options: PostgresOptions,
 }
 
+/// The error of a statement: where it is the rows that are refused, nothing but a change of the table
+/// heals it.
+pub(super) fn refused_or_failed(error: tokio_postgres::Error, table: &Table) -> Error {
+    // Data that does not fit, and broken constraints.
+    let state = error.code().map(|state| state.code().to_owned()).unwrap_or_default();
+    if !state.starts_with("22") && !state.starts_with("23") {
+        return failed(error, || format!("could not write table \"{table}\" of postgres"));
+    }
+    let about = error.as_db_error().map(|error| {
+        let column = error.column().map(|column| format!(", column \"{column}\""));
+        let constraint = error.constraint().map(|name| format!(", constraint \"{name}\""));
+        let detail = error.detail().map(|detail| {
+            let shown: String = detail.chars().take(SHOWN).collect();
+            format!(": {shown}")
+        });
+        [column, constraint, detail].into_iter().flatten().collect::<String>()
+    });
+    let about = about.unwrap_or_default();
+    Error::new(code::SINK_REFUSED, format!("table \"{table}\" of postgres refuses rows{about}"))
+        .caused_by(error)
+        .hint(
+            "nothing of the epoch is in the table: change the table or its constraint and start the \
+             job again, which goes on with these rows",
+        )
+}
+
 impl Target {
     fn streams(&self) -> Table {
         Table { schema: self.options.schema.clone(), name: STREAMS.to_owned() }
     }
 
     fn refused(&self, error: tokio_postgres::Error) -> Error {
-        failed(error, || format!("could not write table \"{}\" of postgres", self.table))
+        refused_or_failed(error, &self.table)
     }
 
     /// Makes what is missing, and takes over from every instance before.

@@ -1,5 +1,6 @@
 //! Arrow to the binary format of COPY: a header, rows of length-prefixed values, a trailer.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use arrow::array::{
@@ -14,6 +15,7 @@ use arrow::datatypes::{
 use bytes::{BufMut, Bytes, BytesMut};
 use freshet_core::contract::type_name;
 use freshet_core::error::{Error, Result, ResultExt, code};
+use freshet_core::stream::Refused;
 use futures::SinkExt;
 use tokio_postgres::CopyInSink;
 
@@ -152,6 +154,20 @@ impl<'a> Column<'a> {
         })
     }
 
+    fn always_fits(&self) -> bool {
+        matches!(
+            self,
+            Self::Boolean(_)
+                | Self::Int16(_)
+                | Self::Int32(_)
+                | Self::Int64(_)
+                | Self::Float32(_)
+                | Self::Float64(_)
+                | Self::Decimal(..)
+                | Self::Time(_)
+        )
+    }
+
     fn array(&self) -> &dyn Array {
         match self {
             Self::Boolean(array) => *array,
@@ -285,6 +301,40 @@ pub(super) struct CopyWriter<'a> {
     rows: u64,
 }
 
+/// The rows with a value that no table can hold.
+pub(super) fn refused(batch: &RecordBatch, target: &Table) -> Result<Vec<Refused>> {
+    let arrays = arrays(batch, target)?;
+    let mut refused: BTreeMap<usize, Refused> = BTreeMap::new();
+    let mut block = BytesMut::new();
+    for (index, column) in arrays.iter().map(Column::of).enumerate() {
+        let Some(column) = column else { continue };
+        // Values of these types always fit.
+        if column.always_fits() {
+            continue;
+        }
+        for row in (0..batch.num_rows()).filter(|row| column.array().is_valid(*row)) {
+            block.clear();
+            if let Err(why) = column.put(row, &mut block) {
+                let column = batch.schema_ref().field(index).name().clone();
+                let reason = format!("the value {why}");
+                refused.entry(row).or_insert(Refused { row, column, reason });
+            }
+        }
+    }
+    Ok(refused.into_values().collect())
+}
+
+/// The columns in the types that are encoded.
+fn arrays(batch: &RecordBatch, target: &Table) -> Result<Vec<ArrayRef>> {
+    let array = |array: &ArrayRef| match canonical(array.data_type()) {
+        Some(canonical) if canonical == *array.data_type() => Ok(array.clone()),
+        Some(canonical) => cast(array, &canonical)
+            .or_code(code::LOAD, || format!("could not convert a column of table \"{target}\"")),
+        None => Err(Error::internal("a column cannot be loaded, though its type was checked")),
+    };
+    batch.columns().iter().map(array).collect()
+}
+
 impl<'a> CopyWriter<'a> {
     pub(super) fn new(sink: CopyInSink<Bytes>, target: &'a Table) -> Self {
         let mut block = BytesMut::with_capacity(BLOCK + 4_096);
@@ -296,7 +346,7 @@ impl<'a> CopyWriter<'a> {
 
     pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let mut from = 0;
-        let arrays = self.arrays(batch)?;
+        let arrays = arrays(batch, self.target)?;
         while from < batch.num_rows() {
             from = self.encode(batch, &arrays, from)?;
             if self.block.len() >= BLOCK {
@@ -305,18 +355,6 @@ impl<'a> CopyWriter<'a> {
         }
         self.rows += batch.num_rows() as u64;
         Ok(())
-    }
-
-    /// The columns in the types that are encoded.
-    fn arrays(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
-        let array = |array: &ArrayRef| match canonical(array.data_type()) {
-            Some(canonical) if canonical == *array.data_type() => Ok(array.clone()),
-            Some(canonical) => cast(array, &canonical).or_code(code::LOAD, || {
-                format!("could not convert a column of table \"{}\"", self.target)
-            }),
-            None => Err(Error::internal("a column cannot be loaded, though its type was checked")),
-        };
-        batch.columns().iter().map(array).collect()
     }
 
     /// Encodes rows from `from` on until a block is full; returns the next row.

@@ -16,7 +16,7 @@ use freshet_core::rows::Rows;
 use freshet_core::sink::Guarantee;
 use freshet_core::staging::Staging;
 use freshet_core::stream::{
-    Changes, Claim, Generation, PendingCommit, SinkWriter, StreamSink, Token, Wake,
+    Changes, Claim, Generation, PendingCommit, Refused, SinkWriter, StreamSink, Token, Wake,
 };
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
@@ -86,6 +86,14 @@ impl StreamSink for PostgresStream {
     fn target(&self) -> String {
         let PostgresOptions { host, port, .. } = &self.target.options;
         format!("table \"{}\" of postgres server \"{host}:{port}\"", self.target.table)
+    }
+
+    fn can_refuse(&self) -> bool {
+        true
+    }
+
+    fn refuses(&self, rows: &Rows) -> Result<Vec<Refused>> {
+        encode::refused(rows.batch(), &self.target.table)
     }
 
     fn stage_in(&self, store: Arc<dyn ObjectStore>) {

@@ -84,7 +84,7 @@ mod at_once {
     use freshet_core::error::code;
     use freshet_core::rows::{RowKind, Rows};
     use freshet_core::sink::Guarantee;
-    use freshet_core::stream::{Claim, Epoch, Generation, Wake};
+    use freshet_core::stream::{Claim, Epoch, Generation, PendingCommit, Wake};
 
     use super::*;
 
@@ -106,6 +106,50 @@ mod at_once {
 
     fn claim(generation: u64) -> Claim {
         Claim { generation: Generation(generation), epoch: Epoch(generation) }
+    }
+
+    #[tokio::test]
+    async fn rows_that_break_a_constraint_end_the_job_and_none_of_their_epoch_is_there() {
+        let table = Table::new("sink_refused", &[], json!({})).await;
+        let sink = table.sink();
+        let store: Arc<dyn object_store::ObjectStore> =
+            Arc::new(object_store::memory::InMemory::new());
+        sink.stage_in(store);
+        let wake: Arc<dyn Wake> = Arc::new(NoWake);
+        let mut writers = sink.open(claim(1), &[Arc::clone(&wake)]).await.expect("opened");
+        let schema = table.schema();
+        let rule = format!("alter table {schema}.model add constraint small check (id < 10)");
+        table.client.batch_execute(&rule).await.expect("a constraint");
+        let inserts = [RowKind::Insert; 3];
+        let batch = rows(&[Some(1), Some(10), Some(2)], &inserts).into_batch();
+        writers[0].write(Rows::inserts(batch)).expect("written");
+        let parts = vec![writers[0].cut(Epoch(2)).expect("a cut").await.expect("staged")];
+        let pending = [PendingCommit { epoch: Epoch(2), parts }];
+        let error = sink.commit(Generation(1), &pending).await.expect_err("a row is refused");
+        assert_eq!(error.code(), code::SINK_REFUSED);
+        assert!(!error.is_retryable());
+        assert!(error.chain().contains("constraint \"small\""), "{}", error.chain());
+        assert_eq!(table.query("select id::text from model").await, Vec::<String>::new());
+        // Once the table takes them, the same commit goes through.
+        let rule = format!("alter table {schema}.model drop constraint small");
+        table.client.batch_execute(&rule).await.expect("no constraint");
+        sink.commit(Generation(1), &pending).await.expect("committed");
+        assert_eq!(table.query("select id::text from model order by id").await, ["1", "2", "10"]);
+    }
+
+    #[tokio::test]
+    async fn what_no_table_can_hold_is_known_before_it_is_written() {
+        let table = Table::new("sink_never", &[], json!({})).await;
+        let sink = table.sink();
+        assert!(sink.can_refuse());
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let values: ArrayRef = Arc::new(StringViewArray::from(vec![Some("a"), Some("b\0c"), None]));
+        let schema = freshet_testkit::stream_sinks::schema();
+        let batch = RecordBatch::try_new(schema, vec![ids, values]).expect("two columns");
+        let refused = sink.refuses(&Rows::inserts(batch)).expect("looked at");
+        assert_eq!(refused.len(), 1);
+        assert_eq!((refused[0].row, refused[0].column.as_str()), (1, "value"));
+        assert!(refused[0].reason.contains("NUL"), "{}", refused[0].reason);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
+use freshet_core::error::code;
 use freshet_core::rows::{RowKind, Rows};
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{Claim, Epoch, Generation, PendingCommit, StreamSink, Wake};
@@ -125,6 +126,17 @@ async fn a_receiver_that_refuses_for_good_is_told_of() {
     let error = hook.commit(Generation(1), &[pending]).await.expect_err("refused");
     assert!(error.chain().contains("401"), "{error:?}");
     assert!(!error.chain().contains("hidden"), "{error:?}");
+}
+
+#[tokio::test]
+async fn rows_that_a_receiver_calls_wrong_end_the_job() {
+    let (url, _) = receiver(&[422]).await;
+    let options = json!({ "url": url, "headers": { "x-api-key": "key" } });
+    let hook = sink("webhook", &options, &[]);
+    let pending = staged(&hook, 1, &[1]).await;
+    let error = hook.commit(Generation(1), &[pending]).await.expect_err("refused");
+    assert_eq!(error.code(), code::SINK_REFUSED);
+    assert!(error.chain().contains("422"), "{error:?}");
 }
 
 #[tokio::test]

@@ -141,6 +141,8 @@ codes! {
         "Connecting or logging in failed. The message names the connection of `freshet.yml`, never its password."
     602 LOAD External "a load into a warehouse failed"
         "The warehouse refused a statement. Nothing of the load is visible there: it is one transaction. Run again after the cause is mended."
+    603 SINK_REFUSED Data "a sink refuses rows for good"
+        "The target of a stream refused rows that it was given, and would refuse them again: a constraint of a table, a receiver that answers that a request is wrong. The job has ended; nothing of the epoch was applied, and its rows wait beside the job's checkpoints. The message has the target's own reason. Change the target so that it takes them (drop or widen the constraint, mend the receiver) and start the job again: it goes on with these rows. Where such rows must not come there, keep those that follow out in the model. What no table of Postgres can hold (a NUL character in a text, a time beyond its calendar) never comes so far: it is a dead letter."
     701 METADATA External "the record of runs could not be read or written"
         "The metadata store failed. It is an index: `freshet runs rebuild` makes it again from the lake's intents."
     801 DEAD_LETTER User "a dead letter could not be replayed"

@@ -102,12 +102,12 @@ impl Engine {
             let mut stages = lowered.stages;
             let Lowered { output, schema, updating, unbounded, sides, .. } = lowered;
             let outcome = Outcome { stage: output, schema: &schema, updating };
-            let sinks = self.add_sinks(node, &name, &outcome, &mut stages, options)?;
             let into = |table, schema| {
                 let (lake, changes) = (self.lake().clone(), OnSchemaChange::Ignore);
                 LakeSink::new(lake, &name, table, schema, Vec::new(), changes)
             };
             let letters = into(dead_letters::table(), dead_letters::schema());
+            let sinks = self.add_sinks(node, &name, &outcome, &mut stages, &letters, options)?;
             let dead = letters.figures();
             self.add_dead_letters(id, &mut stages, letters, options);
             let late = into(late_rows::table(), late_rows::schema());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringViewArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, RecordBatch, StringViewArray, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::json::WriterBuilder;
@@ -131,18 +131,23 @@ impl ScalarExpr for Row {
         let kept: Vec<usize> = (0..columns)
             .filter(|place| *place == self.time || names.insert(schema.field(*place).name()))
             .collect();
-        let rows = batch.project(&kept).map_err(arrow_error)?;
-        let mut text = Vec::new();
-        let mut writer =
-            WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut text);
-        writer.write(&rows).and_then(|()| writer.finish()).map_err(arrow_error)?;
-        drop(writer);
-        let text = String::from_utf8(text)
-            .map_err(|error| Error::internal("JSON is not UTF-8").caused_by(error))?;
-        let rows = StringViewArray::from_iter_values(text.lines());
-        if rows.len() != batch.num_rows() {
-            return Err(Error::internal("rows as JSON are not one a line"));
-        }
-        Ok(Arc::new(rows))
+        let rows = json_lines(&batch.project(&kept).map_err(arrow_error)?)?;
+        Ok(Arc::new(StringViewArray::from_iter_values(rows)))
     }
+}
+
+/// Each row as a JSON object.
+pub(super) fn json_lines(rows: &RecordBatch) -> Result<Vec<String>> {
+    let mut text = Vec::new();
+    let mut writer =
+        WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut text);
+    writer.write(rows).and_then(|()| writer.finish()).map_err(arrow_error)?;
+    drop(writer);
+    let text = String::from_utf8(text)
+        .map_err(|error| Error::internal("JSON is not UTF-8").caused_by(error))?;
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    if lines.len() != rows.num_rows() {
+        return Err(Error::internal("rows as JSON are not one a line"));
+    }
+    Ok(lines)
 }

@@ -15,6 +15,7 @@ mod job;
 mod lake_sink;
 mod late;
 mod lower;
+mod refused;
 mod sinks;
 mod sql;
 mod table;

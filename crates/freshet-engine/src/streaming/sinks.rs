@@ -15,13 +15,13 @@ use freshet_core::registry::StreamSinkSpec;
 use freshet_core::rows::{Rows, arrow_error};
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::{
-    Changes, Claim, Epoch, EventTime, Generation, PendingCommit, SinkWriter, StreamSink, Token,
-    Wake,
+    Changes, Claim, Epoch, EventTime, Generation, PendingCommit, Refused, SinkWriter, StreamSink,
+    Token, Wake,
 };
 use freshet_core::{Error, Location, Result};
 use freshet_project::{Node, SinkConfig};
 use freshet_runtime::exchange::Partitioning;
-use freshet_runtime::operator::MAIN;
+use freshet_runtime::operator::{MAIN, OperatorSpec};
 use freshet_runtime::plan::{EdgePlan, SinkPlan, StageInput, StagePlan};
 use futures::future::BoxFuture;
 use object_store::ObjectStore;
@@ -30,6 +30,8 @@ use serde_json::Value;
 
 use super::job::StreamOptions;
 use super::lake_sink::{LakeFigures, LakeSink};
+use super::refused::{REFUSED, Refusing};
+use crate::dead_letters;
 use crate::engine::Engine;
 use crate::relations::table_of;
 
@@ -66,13 +68,16 @@ impl Engine {
         job: &str,
         outcome: &Outcome<'_>,
         stages: &mut Vec<StagePlan>,
+        letters: &LakeSink,
         options: &StreamOptions,
     ) -> Result<Vec<JobSink>> {
         let mut sinks = Vec::new();
         for (described, plan) in self.plan_sinks(node, job, outcome, options.commit_interval)? {
             sinks.push(described);
             let output = &mut stages[outcome.stage];
-            if output.sink.is_none() {
+            // What others read of the output is not checked with it.
+            let refuses = plan.sink.can_refuse();
+            if output.sink.is_none() && !refuses {
                 output.sink = Some(plan);
                 continue;
             }
@@ -84,14 +89,41 @@ impl Engine {
                 partitioning: Partitioning::Forward,
                 schema: Arc::clone(outcome.schema),
             };
-            let stage = StagePlan {
-                id: format!("into {}", plan.id),
-                parallelism: output.parallelism,
+            let (id, parallelism) = (plan.id.clone(), output.parallelism);
+            let checks = refuses.then(|| -> (String, Arc<dyn OperatorSpec>) {
+                let (sink, schema) = (Arc::clone(&plan.sink), Arc::clone(outcome.schema));
+                let refusing = Refusing { sink, schema, model: node.id.clone() };
+                (format!("what is refused by {id}"), Arc::new(refusing))
+            });
+            stages.push(StagePlan {
+                id: format!("into {id}"),
+                parallelism,
                 input: StageInput::Edges(vec![edge]),
-                operators: Vec::new(),
+                operators: checks.into_iter().collect(),
                 sink: Some(plan),
-            };
-            stages.push(stage);
+            });
+            if refuses {
+                let edge = EdgePlan {
+                    from: stages.len() - 1,
+                    operator: 0,
+                    port: REFUSED,
+                    input: 0,
+                    partitioning: Partitioning::Forward,
+                    schema: dead_letters::schema(),
+                };
+                let name = format!("refused by {id}");
+                stages.push(StagePlan {
+                    id: format!("dead letters {name}"),
+                    parallelism,
+                    input: StageInput::Edges(vec![edge]),
+                    operators: Vec::new(),
+                    sink: Some(SinkPlan {
+                        sink: Arc::new(letters.clone().called(&name)),
+                        id: name,
+                        commit_interval: options.commit_interval,
+                    }),
+                });
+            }
         }
         Ok(sinks)
     }
@@ -255,6 +287,14 @@ impl StreamSink for Counted {
         self.sink.stage_in(store);
     }
 
+    fn can_refuse(&self) -> bool {
+        self.sink.can_refuse()
+    }
+
+    fn refuses(&self, rows: &Rows) -> Result<Vec<Refused>> {
+        self.sink.refuses(rows)
+    }
+
     async fn open(
         &self,
         claim: Claim,
@@ -320,7 +360,7 @@ impl SinkWriter for CountedWriter {
 }
 
 /// The rows with the columns of `schema`, by their places.
-fn named(rows: Rows, schema: &SchemaRef) -> Result<Rows> {
+pub(super) fn named(rows: Rows, schema: &SchemaRef) -> Result<Rows> {
     if rows.schema().fields() == schema.fields() {
         return Ok(rows);
     }

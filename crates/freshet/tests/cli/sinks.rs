@@ -253,3 +253,33 @@ fn an_updating_result_needs_a_sink_that_takes_updates() {
         ran.exits(2).says(&[says, "models/counts.sql", "unique_key"]);
     }
 }
+
+#[test]
+fn rows_that_no_table_of_postgres_can_hold_are_dead_letters() {
+    let schema = "stream_refused";
+    query(&format!("drop schema if exists {schema} cascade; create schema {schema}"));
+    let settings = settings(schema);
+    let project = Project::files(&[
+        ("freshet.yml", settings.as_str()),
+        ("sources/shop.yml", SOURCE),
+        (
+            "models/routed.sql",
+            "{{ config(materialized='stream', sinks=['table', {'connector': 'postgres', 'connection': 'warehouse'}]) }}\n\
+             select id, case when id % 5 = 0 then city || chr(0) else city end as city\n\
+             from {{ source('shop', 'orders') }}\n",
+        ),
+    ]);
+    push(&project, 0..20);
+    let child = up(&project, &["--select", "routed"]);
+    // Of the twenty orders two are none at all; the table of the lake has all the others.
+    awaits(&project, "select count(*) from routed", "18");
+    awaits(&project, "select count(*) from freshet.dead_letters where rule = 'refused'", "4");
+    let shown = project.run(&["dlq", "show", "--rule", "refused", "-n", "1", "--json"]).exits(0);
+    let letter = &shown.json_lines()[0];
+    assert_eq!(letter["column"], "city");
+    assert!(letter["message"].as_str().is_some_and(|why| why.contains("NUL")), "{letter}");
+    assert!(letter["record"].as_str().is_some_and(|row| row.contains("\\u0000")), "{letter}");
+    interrupt(&project, child);
+    let rows = query(&format!("select count(*)::text from {schema}.routed"));
+    assert_eq!(rows, ["14"]);
+}
