@@ -306,7 +306,7 @@ impl Target {
         batches: impl Iterator<Item = &'a RecordBatch>,
     ) -> Result<()> {
         let sink = transaction.copy_in(statement).await.map_err(|error| self.refused(error))?;
-        let mut writer = CopyWriter::new(sink, &self.table);
+        let mut writer = CopyWriter::new(sink, &self.table).failing_with(refused_or_failed);
         for batch in batches {
             writer.write(batch).await?;
         }

@@ -299,6 +299,7 @@ pub(super) struct CopyWriter<'a> {
     target: &'a Table,
     block: BytesMut,
     rows: u64,
+    failed: fn(tokio_postgres::Error, &Table) -> Error,
 }
 
 /// The rows with a value that no table can hold.
@@ -341,7 +342,12 @@ impl<'a> CopyWriter<'a> {
         block.put_slice(b"PGCOPY\n\xff\r\n\0");
         block.put_i32(0);
         block.put_i32(0);
-        Self { sink: Box::pin(sink), target, block, rows: 0 }
+        Self { sink: Box::pin(sink), target, block, rows: 0, failed: copying }
+    }
+
+    /// The same, whose errors are what `failed` makes of the server's.
+    pub(super) fn failing_with(self, failed: fn(tokio_postgres::Error, &Table) -> Error) -> Self {
+        Self { failed, ..self }
     }
 
     pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -391,8 +397,8 @@ impl<'a> CopyWriter<'a> {
 
     async fn send(&mut self) -> Result<()> {
         let block = self.block.split().freeze();
-        let target = self.target;
-        self.sink.send(block).await.map_err(|error| copying(error, target))
+        let Self { target, failed, .. } = *self;
+        self.sink.send(block).await.map_err(|error| failed(error, target))
     }
 
     /// Ends the COPY; returns the number of rows that the server has taken.
@@ -400,7 +406,7 @@ impl<'a> CopyWriter<'a> {
         self.block.put_i16(-1);
         self.send().await?;
         let taken =
-            self.sink.as_mut().finish().await.map_err(|error| copying(error, self.target))?;
+            self.sink.as_mut().finish().await.map_err(|error| (self.failed)(error, self.target))?;
         if taken == self.rows {
             return Ok(taken);
         }

@@ -109,7 +109,7 @@ fn corrected_records_of_a_stream_are_read_once_by_jobs_that_run_and_by_those_tha
     awaits(&project, "select count(*) from every_order where id = 3 and city = 'Ulm'", "1");
     project.run(&replay).exits(0).says(&["0 corrections kept, 1 kept before"]);
     let other = ["dlq", "replay", "--id", &ids[0], "--record", &corrected(4)];
-    project.run(&other).exits(1).says(&["corrected before, and differently"]);
+    project.run(&other).exits(2).says(&["corrected before, and differently"]);
     // A correction that is bad itself is a dead letter again, and can be corrected again.
     let bad = ["dlq", "replay", "--id", &ids[1], "--record", "{\"id\": 13, \"amount\": \"less\"}"];
     project.run(&bad).exits(0);
