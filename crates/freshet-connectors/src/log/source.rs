@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use freshet_core::error::Result;
-use freshet_core::ingest::{AppendRequest, Appended, Ingest};
+use bytes::Bytes;
+use freshet_core::error::{Error, Result, code};
+use freshet_core::ingest::{AppendRequest, Appended, Ingest, Record};
 use freshet_core::source::Position;
 use freshet_core::stream::{BlockDecoder, Fetcher, Partition, StreamSource, Wait};
 use tokio::sync::watch;
