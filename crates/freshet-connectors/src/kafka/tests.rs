@@ -26,6 +26,7 @@ use super::*;
 mod avro;
 mod broker;
 mod group;
+mod ingest;
 mod read;
 mod records;
 mod write;

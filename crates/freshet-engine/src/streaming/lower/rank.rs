@@ -133,11 +133,16 @@ impl Lowering<'_> {
             order.push((keys + place, options));
         }
         let all: Vec<&Expr> = params.partition_by.iter().chain(&exprs).collect();
-        let fields = all.iter().enumerate().map(|(place, expr)| {
+        // Names are for people alone, and need not differ.
+        let fields = all.iter().map(|expr| {
+            let name = match unaliased(expr) {
+                Expr::Column(column) => column.name.clone(),
+                other => other.to_string(),
+            };
             let data_type = expr
                 .get_type(&*input.schema)
                 .map_err(|error| Error::internal("a key has no type").caused_by(error))?;
-            Ok(Field::new(format!("column_{place}"), data_type, true))
+            Ok(Field::new(name, data_type, true))
         });
         let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Result<Vec<_>>>()?));
         let compiled = all.iter().map(|expr| compile(expr, &input.schema));
