@@ -18,6 +18,13 @@ struct Input {
     idle: bool,
 }
 
+impl Input {
+    /// Whether nothing will come any more.
+    fn has_ended(self) -> bool {
+        self.watermark == EventTime::MAX
+    }
+}
+
 /// What the inputs say together that was not known before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Merged {
@@ -71,9 +78,19 @@ impl WatermarkMerge {
         self.inputs.get(input).map(|input| (input.watermark, input.idle))
     }
 
-    /// Whether all inputs are idle.
+    /// Whether all inputs are idle that have not come to their end.
     pub fn is_idle(&self) -> bool {
-        self.inputs.iter().all(|input| input.idle)
+        !self.has_ended() && self.inputs.iter().all(|input| input.idle || input.has_ended())
+    }
+
+    fn has_ended(&self) -> bool {
+        !self.inputs.is_empty() && self.inputs.iter().all(|input| input.has_ended())
+    }
+
+    /// How far the input has come that came furthest, those apart that have come to their end.
+    fn furthest(&self) -> Option<EventTime> {
+        let inputs = self.inputs.iter().filter(|input| !input.has_ended());
+        inputs.map(|input| input.watermark).max()
     }
 
     /// An input has come to `watermark`, and is not idle.
@@ -98,8 +115,7 @@ impl WatermarkMerge {
         if !self.is_idle() {
             return self.merge();
         }
-        let furthest = self.inputs.iter().map(|input| input.watermark).max();
-        Merged { is_idle: true, ..self.reach(furthest) }
+        Merged { is_idle: true, ..self.reach(self.furthest()) }
     }
 
     /// Time has come to `time` whatever the inputs say.
@@ -108,7 +124,11 @@ impl WatermarkMerge {
     }
 
     fn merge(&mut self) -> Merged {
-        let active = self.inputs.iter().filter(|input| !input.idle);
+        if self.has_ended() {
+            return self.reach(Some(EventTime::MAX));
+        }
+        // Of those that are idle more may come: the end of the others is not the end of time.
+        let active = self.inputs.iter().filter(|input| !input.idle && !input.has_ended());
         self.reach(active.map(|input| input.watermark).min())
     }
 
@@ -174,7 +194,7 @@ impl ChannelMerge {
             self.told_idle = false;
             return self.merge.merge();
         }
-        let furthest = self.merge.inputs.iter().map(|input| input.watermark).max();
+        let furthest = self.merge.furthest();
         let is_idle = !std::mem::replace(&mut self.told_idle, true);
         Merged { is_idle, ..self.merge.reach(furthest) }
     }
@@ -230,8 +250,9 @@ mod tests {
         fn instances_have_come_equally_far_at_a_barrier(
             channels in (1_usize..4, 1_usize..5).prop_flat_map(|(channels, epochs)| {
                 let said = prop_oneof![
-                    3 => (0_i64..50).prop_map(Said::Watermark),
-                    1 => Just(Said::Idle),
+                    6 => (0_i64..50).prop_map(Said::Watermark),
+                    2 => Just(Said::Idle),
+                    1 => Just(Said::Watermark(i64::MAX)),
                 ];
                 let epoch = prop::collection::vec(said, 0..5);
                 prop::collection::vec(prop::collection::vec(epoch, epochs), channels)
@@ -258,10 +279,12 @@ mod tests {
         assert_eq!(merge.advance(1, EventTime(15)), EventTime(15).into());
         merge.idle(0);
         merge.idle(1);
+        assert_eq!(merge.advance(2, EventTime::MAX), Merged::SAME);
         assert_eq!(merge.settle(), Merged { watermark: Some(EventTime(20)), is_idle: true });
         assert_eq!(merge.settle(), Merged::SAME, "said once");
-        assert_eq!(merge.advance(0, EventTime::MAX), Merged::SAME);
-        assert_eq!(merge.settle(), EventTime::MAX.into(), "the last words are heard");
+        assert_eq!(merge.advance(0, EventTime::MAX), Merged::SAME, "another one is idle");
+        assert_eq!(merge.settle(), Merged::SAME);
+        assert_eq!(merge.advance(1, EventTime::MAX), EventTime::MAX.into());
     }
 
     #[test]

@@ -52,23 +52,23 @@ pub enum Broken {
 
 /// Everything that a seed decides before anything happens.
 pub struct Case {
-    world: World,
-    log: Arc<SimLog>,
+    pub world: World,
+    pub log: Arc<SimLog>,
     /// What the log is joined with, where it is.
     other: Arc<SimLog>,
     topology: Topology,
     /// Microseconds that watermarks stay behind.
     delay: i64,
-    idle_after: Option<i64>,
+    pub idle_after: Option<i64>,
     when_idle: WhenIdle,
     /// What the topology comes to.
-    totals: Arc<Target>,
+    pub totals: Arc<Target>,
     /// The records as they are.
-    copies: Arc<Target>,
+    pub copies: Arc<Target>,
     /// Records that came after their time.
     late: Arc<Target>,
-    disk: Arc<FaultFs>,
-    scratch: Option<SimScratch>,
+    pub disk: Arc<FaultFs>,
+    pub scratch: Option<SimScratch>,
     storage: Weather,
     commits: Weather,
     lie: Option<Lie>,
@@ -126,9 +126,6 @@ impl Case {
             _ => FaultFs::new(seed),
         };
         Self {
-            log,
-            other,
-            topology,
             // A third of the cases has late records.
             delay: if chance.happens(0.3) { disorder / 2 } else { disorder },
             idle_after,
@@ -138,8 +135,6 @@ impl Case {
             late: target(),
             disk: Arc::new(disk),
             scratch: chance.happens(0.5).then(SimScratch::default),
-            storage: Faults::NONE.into(),
-            commits: Faults::NONE.into(),
             lie: match broken {
                 Some(Broken::Store(lie)) => Some(lie),
                 _ => None,
@@ -151,6 +146,29 @@ impl Case {
                 _ => 2 * SECOND,
             },
             script,
+            ..Self::quiet(world.clone(), topology, [log, other])
+        }
+    }
+
+    /// A case to which nothing happens; watermarks stay behind by a second.
+    pub fn quiet(world: World, topology: Topology, [log, other]: [Arc<SimLog>; 2]) -> Self {
+        Self {
+            log,
+            other,
+            topology,
+            delay: SECOND,
+            idle_after: None,
+            when_idle: WhenIdle::Wait,
+            totals: Arc::new(Target::new(true)),
+            copies: Arc::new(Target::new(true)),
+            late: Arc::new(Target::new(true)),
+            disk: Arc::new(FaultFs::new(7)),
+            scratch: None,
+            storage: Faults::NONE.into(),
+            commits: Faults::NONE.into(),
+            lie: None,
+            script: Vec::new(),
+            interval: SECOND / 2,
             world,
         }
     }
@@ -186,7 +204,8 @@ impl Case {
         JobPlan { name: "job".into(), groups, stages }
     }
 
-    fn start(&self, parallelism: u16) -> Process {
+    /// Starts a process of the job.
+    pub fn start(&self, parallelism: u16) -> Process {
         let chance = &self.world.chance;
         let workers = 1 + chance.below(3);
         let options = JobOptions {
@@ -231,6 +250,23 @@ impl Case {
             (self.plan(parallelism, &io), Arc::new(store) as Arc<dyn ObjectStore>)
         })
         .expect("the plan is sound")
+    }
+
+    /// Lets a process run until so much time has passed since the beginning, or it has ended.
+    pub fn run_until(&self, process: &mut Process, elapsed: i64) -> Result<(), String> {
+        while self.world.elapsed() < elapsed {
+            match process.step() {
+                Stepped::Worked => {}
+                Stepped::Waits(until) => {
+                    let left = elapsed - self.world.elapsed();
+                    let wait = until.map_or(left, |until| until - self.world.clock.now_micros());
+                    self.world.clock.advance_micros(wait.clamp(1, left));
+                }
+                Stepped::Ended => return process.ended().expect("it has ended").map(drop),
+                Stepped::Died(step) => return Err(format!("it died at {step}")),
+            }
+        }
+        Ok(())
     }
 
     /// Runs the case to its end, through all that happens to it.

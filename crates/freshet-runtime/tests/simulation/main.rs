@@ -9,9 +9,13 @@ use freshet_testkit::lying::Lie;
 use freshet_testkit::seeds;
 use freshet_testkit::sim::TargetMutant;
 
+mod bad_records;
 mod case;
+mod full_disk;
 mod reference;
+mod restarts;
 mod script;
+mod time;
 mod topology;
 
 use case::{Broken, Case};

@@ -7,13 +7,14 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray}
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use freshet_core::Result;
+use freshet_core::clock::Clock;
 use freshet_core::rows::{RowKind, Rows};
 use freshet_core::source::Position;
 use freshet_core::stream::Wake;
 use freshet_runtime::plan::JobSource;
 use freshet_runtime::source::{Fed, Feed, SplitPosition};
 
-use super::Chance;
+use super::{Chance, World};
 
 /// One record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,24 @@ pub struct Draw {
 pub struct SimLog {
     /// Records by partition, ascending by the time of their arrival.
     pub partitions: Vec<Vec<Record>>,
+}
+
+impl Draw {
+    /// 200 records of ten keys in two partitions, up to a second out of order, from now on.
+    pub fn over(world: &World, span: i64) -> Self {
+        Self {
+            start: world.clock.now_micros(),
+            span,
+            records: 200,
+            partitions: 2,
+            keys: 10,
+            disorder: 1_000_000,
+            skew: 0,
+            silences: Vec::new(),
+            first: 0,
+            deletes: 0.0,
+        }
+    }
 }
 
 impl SimLog {

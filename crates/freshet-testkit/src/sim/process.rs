@@ -285,7 +285,10 @@ impl Process {
         let mut shared = self.tasks.lock();
         let Some(slot) = shared.tasks.get_mut(place) else { return };
         match slot.task.step(now) {
-            Ok(progress) => slot.asleep = progress != Progress::Worked,
+            Ok(progress) => {
+                slot.asleep = progress != Progress::Worked;
+                slot.task.stepped(progress, now, now);
+            }
             Err(error) => {
                 let id = slot.task.id();
                 // The worker of a task that failed stops, as threads do.
