@@ -14,6 +14,7 @@ mod fuzz;
 mod paths;
 mod services;
 mod sh;
+mod simulate;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Set-up of tests, CI, generated docs, benchmarks")]
@@ -50,6 +51,8 @@ enum Task {
     },
     /// Run the fuzz targets of the decoders
     Fuzz(fuzz::Options),
+    /// Run streaming jobs under a simulator, and count the crashes at each step of their protocol
+    Simulate(simulate::Options),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +73,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Docs { check } => checks::docs(check)?,
         Task::Bench { bench } => return bench::run(&bench),
         Task::Fuzz(options) => fuzz::run(&options)?,
+        Task::Simulate(options) => simulate::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crashes;
+mod full;
 mod service;
 mod storage;
 mod stream;
