@@ -8,4 +8,5 @@ mod inference;
 mod listing;
 mod parquet;
 mod places;
+mod stream_corrections;
 mod support;

@@ -20,7 +20,9 @@ use freshet_core::rows::arrow_error;
 use freshet_core::scalar::ScalarExpr;
 use freshet_core::stream::{Start, StreamSink, StreamSource};
 use freshet_core::{Error, Location, ModelId, Result, SourceId};
-use freshet_project::{Materialized, Node, OnMaxBad, OnSchemaChange, RenderContext, SourceTable};
+use freshet_project::{
+    CompiledSql, Materialized, Node, OnMaxBad, OnSchemaChange, RenderContext, SourceTable,
+};
 use freshet_runtime::exchange::Partitioning;
 use freshet_runtime::executor::Io;
 use freshet_runtime::operators::{Calc, Columns};
@@ -34,7 +36,9 @@ use object_store::ObjectStore;
 use super::expr::compile_coerced;
 use super::lake_sink::{LakeFigures, LakeSink};
 use super::late::LateRows;
-use super::lower::{LowerOptions, Lowered, StreamCatalog, TimeColumn, Unbounded, lower};
+use super::lower::{
+    LowerOptions, Lowered, StreamCatalog, TimeColumn, Unbounded, lower, without_places,
+};
 use super::sinks::{JobSink, Outcome};
 use super::table::StreamTable;
 use super::windows::TIME;
@@ -145,7 +149,9 @@ impl Engine {
         let mut tables = BTreeMap::new();
         let plan = self.stream_sql(&context, node, &mut tables).await?;
         let store = Arc::clone(self.lake().store());
-        Ok((plan, Catalog { context, store, tables, io: Arc::clone(io) }))
+        let compiled = self.project().compile(&node.id, &RenderContext::default())?;
+        let (node, io) = (node.clone(), Arc::clone(io));
+        Ok((plan, Catalog { node, compiled, context, store, tables, io }))
     }
 
     /// The plan of a model over its sources, which are registered and added to `tables`.
@@ -179,6 +185,9 @@ impl Engine {
                     .at(Location::file(node.path.display().to_string())));
                 }
                 let plan = self.stream_sql(context, used, tables).await?;
+                let plan = without_places(plan).map_err(|error| {
+                    query_error(error, || format!("could not use model \"{id}\""))
+                })?;
                 let view = Arc::new(ViewTable::new(plan, None));
                 session::register(context, &name.schema, &name.name, view)?;
             }
@@ -329,6 +338,9 @@ struct StreamSourceTable {
 }
 
 struct Catalog {
+    /// The model, and its statement.
+    node: Node,
+    compiled: CompiledSql,
     context: SessionContext,
     /// Where corrections lie.
     store: Arc<dyn ObjectStore>,
@@ -357,6 +369,10 @@ impl Catalog {
 }
 
 impl StreamCatalog for Catalog {
+    fn locate(&self, place: Option<(u64, u64)>) -> Option<Location> {
+        Some(relations::location_of(place, &self.node, &self.compiled))
+    }
+
     fn time(&self, name: &str) -> Result<Option<TimeColumn>> {
         let StreamSourceTable { stream, table } = self.table(name)?;
         let Some(watermark) = &table.watermark else { return Ok(None) };

@@ -171,8 +171,14 @@ fn what_cannot_run_as_a_stream_is_said_with_its_place() {
         project
             .run(&[command])
             .exits(2)
-            .says(&["ORDER BY is not supported in a stream", "ordered_cities.sql"]);
+            .says(&["ORDER BY is not supported in a stream", "ordered_cities.sql:2"]);
     }
+    // The place is that of what is wrong, in the model where it stands.
+    project.write(
+        "models/ordered_cities.sql",
+        "{{ config(materialized='stream') }}\nselect city, n, most from (\n  select city,\n    count(*) as n, max(amount) over (partition by city) as most\n  from {{ source('shop', 'orders') }} group by city, amount\n)\n",
+    );
+    project.run(&["check"]).exits(2).says(&["OVER", "models/ordered_cities.sql:4"]);
     project.write(
         "models/ordered_cities.sql",
         "{{ config(materialized='stream') }}\nselect town from {{ source('shop', 'orders') }}\n",

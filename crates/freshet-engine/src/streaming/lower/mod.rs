@@ -3,6 +3,7 @@
 mod aggregate;
 mod columns;
 mod join;
+mod place;
 mod rank;
 mod temporal;
 
@@ -20,7 +21,7 @@ use datafusion::logical_expr::{
 };
 use freshet_core::error::code;
 use freshet_core::scalar::ScalarExpr;
-use freshet_core::{Error, Result};
+use freshet_core::{Error, Location, Result};
 use freshet_runtime::exchange::Partitioning;
 use freshet_runtime::operator::{MAIN, OperatorSpec, Port};
 use freshet_runtime::operators::{AssignWindows, Calc, Columns, Windows};
@@ -29,6 +30,7 @@ use freshet_runtime::source::WatermarkSpec;
 use freshet_runtime::state::KeyGroups;
 
 use columns::{Place, Shifted};
+pub use place::without_places;
 
 use super::expr::compile;
 use super::table::StreamTable;
@@ -39,6 +41,12 @@ pub trait StreamCatalog {
     /// The columns of a table by which its time is told, with the column that is its time; `None`
     /// for a table without a watermark.
     fn time(&self, table: &str) -> Result<Option<TimeColumn>>;
+
+    /// Where a line and column of the statement stand in a file, and the file where neither is known;
+    /// `None` where the statement is in no file.
+    fn locate(&self, _place: Option<(u64, u64)>) -> Option<Location> {
+        None
+    }
 
     /// The source of a table, giving these of its columns; and how far its time has come, as an
     /// expression over them.
@@ -265,7 +273,18 @@ impl Lowering<'_> {
         if *times == 1 { id } else { format!("{id}-{times}") }
     }
 
+    /// Lowers a part of the plan; an error has its place in the statement.
     fn relation(&mut self, plan: &LogicalPlan) -> Result<Relation> {
+        self.lowered(plan).map_err(|error| {
+            // Of those around it, the innermost part is at fault, and the first to be asked.
+            match self.catalog.locate(place::place_of(plan)) {
+                Some(location) => error.at(location),
+                None => error,
+            }
+        })
+    }
+
+    fn lowered(&mut self, plan: &LogicalPlan) -> Result<Relation> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::SubqueryAlias(alias) => {
