@@ -37,7 +37,7 @@ use super::expr::compile_coerced;
 use super::lake_sink::{LakeFigures, LakeSink};
 use super::late::LateRows;
 use super::lower::{
-    LowerOptions, Lowered, StreamCatalog, TimeColumn, Unbounded, lower, without_places,
+    LowerOptions, Lowered, StreamCatalog, TimeColumn, Unbounded, lower, place_in, without_places,
 };
 use super::sinks::{JobSink, Outcome};
 use super::table::StreamTable;
@@ -371,6 +371,12 @@ impl Catalog {
 impl StreamCatalog for Catalog {
     fn locate(&self, place: Option<(u64, u64)>) -> Option<Location> {
         Some(relations::location_of(place, &self.node, &self.compiled))
+    }
+
+    fn find(&self, keyword: &str) -> Option<(u64, u64)> {
+        // Of the text of another model nothing is known here.
+        let is_alone = self.node.refs.is_empty();
+        is_alone.then(|| place_in(&self.compiled.sql, keyword)).flatten()
     }
 
     fn time(&self, name: &str) -> Result<Option<TimeColumn>> {

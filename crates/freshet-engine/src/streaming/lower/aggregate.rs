@@ -51,7 +51,7 @@ struct Arguments {
 
 impl Lowering<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &Aggregate) -> Result<Relation> {
-        let input = self.to_be_grouped(&aggregate.input)?;
+        let input = self.input_of_groups(&aggregate.input)?;
         let grouping = self.grouping(&input, &aggregate.group_expr)?;
         let exprs = grouping.keys.iter().copied().chain(&aggregate.aggr_expr);
         // Signs that are no bounds of this grouping are values of the rows.

@@ -30,7 +30,7 @@ use freshet_runtime::source::WatermarkSpec;
 use freshet_runtime::state::KeyGroups;
 
 use columns::{Place, Shifted};
-pub use place::without_places;
+pub use place::{place_in, without_places};
 
 use super::expr::compile;
 use super::table::StreamTable;
@@ -45,6 +45,11 @@ pub trait StreamCatalog {
     /// Where a line and column of the statement stand in a file, and the file where neither is known;
     /// `None` where the statement is in no file.
     fn locate(&self, _place: Option<(u64, u64)>) -> Option<Location> {
+        None
+    }
+
+    /// Line and column of a keyword, where the statement has it once.
+    fn find(&self, _keyword: &str) -> Option<(u64, u64)> {
         None
     }
 
@@ -277,7 +282,9 @@ impl Lowering<'_> {
     fn relation(&mut self, plan: &LogicalPlan) -> Result<Relation> {
         self.lowered(plan).map_err(|error| {
             // Of those around it, the innermost part is at fault, and the first to be asked.
-            match self.catalog.locate(place::place_of(plan)) {
+            let keyword = place::keyword_of(plan);
+            let found = || self.catalog.find(keyword?);
+            match self.catalog.locate(place::place_of(plan).or_else(found)) {
                 Some(location) => error.at(location),
                 None => error,
             }
@@ -308,10 +315,10 @@ impl Lowering<'_> {
     }
 
     /// The input of a grouping: bounds of windows that it groups by need no value.
-    fn to_be_grouped(&mut self, plan: &LogicalPlan) -> Result<Relation> {
+    fn input_of_groups(&mut self, plan: &LogicalPlan) -> Result<Relation> {
         match plan {
             LogicalPlan::SubqueryAlias(alias) => {
-                let input = self.to_be_grouped(&alias.input)?;
+                let input = self.input_of_groups(&alias.input)?;
                 self.over(plan, input)
             }
             LogicalPlan::Projection(projection) => {
@@ -674,11 +681,7 @@ fn unaliased(expr: &Expr) -> &Expr {
 
 fn unsupported(plan: &LogicalPlan) -> Error {
     let what = match plan {
-        LogicalPlan::Sort(_) => "ORDER BY",
-        LogicalPlan::Limit(_) => "LIMIT",
-        LogicalPlan::Window(_) => "OVER",
-        LogicalPlan::Distinct(_) => "DISTINCT ON",
-        LogicalPlan::Unnest(_) => "UNNEST",
+        plan if let Some(keyword) = place::keyword_of(plan) => keyword,
         LogicalPlan::Subquery(_) => "a subquery",
         LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => "a query without a source",
         _ => {

@@ -81,10 +81,13 @@ impl StreamCorrections for Given {
     }
 }
 
+/// Says which task reads a partition.
+type Owner = Box<dyn Fn(&Partition) -> usize>;
+
 /// One life of a job.
 struct Life {
     feeds: Vec<StreamFeed>,
-    dealer: Dealer<Box<dyn Fn(&Partition) -> usize>>,
+    dealer: Dealer<Owner>,
 }
 
 const PARTITIONS: usize = 3;
@@ -112,7 +115,7 @@ impl Life {
         let mut dealer = Dealer {
             corrections: Arc::clone(given) as Arc<dyn StreamCorrections>,
             inboxes: inboxes.iter().map(Arc::downgrade).collect(),
-            owner: Box::new(move |partition: &Partition| owner(&partition.0, tasks)) as Box<_>,
+            owner: Box::new(move |partition: &Partition| owner(&partition.0, tasks)) as Owner,
             last: 0,
         };
         futures::executor::block_on(dealer.look()).expect("it looks");
