@@ -217,6 +217,14 @@ impl KeyMap {
         self.live == 0
     }
 
+    /// How many keys it has room for before it takes more memory, that of their bytes apart.
+    pub(crate) fn room(&self) -> usize {
+        match &self.store {
+            Store::Narrow { index, keys } => index.capacity().min(keys.capacity()),
+            Store::Wide { index, places, .. } => index.capacity().min(places.capacity()),
+        }
+    }
+
     /// One more than the highest number that was ever given.
     pub fn bound(&self) -> usize {
         match &self.store {

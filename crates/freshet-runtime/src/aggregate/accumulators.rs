@@ -116,6 +116,12 @@ impl Accumulators {
         })
     }
 
+    /// None any more, and none of the memory that they had.
+    pub(crate) fn reset(&mut self) -> Result<()> {
+        *self = Self::new(&Arc::clone(&self.layout))?;
+        Ok(())
+    }
+
     /// Makes room for groups below `groups`.
     pub(crate) fn resize(&mut self, groups: usize) {
         self.aggregates.iter_mut().for_each(|aggregate| aggregate.resize(groups));

@@ -12,9 +12,9 @@ use freshet_core::{Error, Result, error::code};
 
 use super::expiry::Expiry;
 use super::window_aggregate::no_time;
-use crate::keys::{KeyEncoder, KeyMap};
+use crate::keys::{KeyEncoder, KeyMap, Keys};
 use crate::operator::{Counts, Flow, Operator, OperatorContext, OperatorSpec, Out, StateSize};
-use crate::state::{Changes, Delta, Entry, KeyGroups};
+use crate::state::{Changes, Cold, Delta, Entry, Excess, KeyGroups, Spilling};
 use freshet_core::rows::{RowKind, Rows, arrow_error};
 use freshet_core::stream::EventTime;
 
@@ -23,6 +23,9 @@ const BATCH_ROWS: usize = 8192;
 
 /// Keys whose rows are encoded at a time.
 const PIECE: usize = 256;
+
+/// What is brought to disk makes its index grow, so that more is to go.
+const ROUNDS: usize = 3;
 
 /// Deduplication.
 ///
@@ -86,6 +89,7 @@ impl OperatorSpec for Deduplicate {
             changes: Changes::default(),
             expiry: self.ttl.map(Expiry::new),
             clock: Arc::clone(&context.clock),
+            spilling: context.spill.clone().map(|spill| Spilling::new(spill, self.ttl)),
             deduplicated: 0,
         }))
     }
@@ -110,6 +114,8 @@ struct Running {
     changes: Changes,
     expiry: Option<Expiry>,
     clock: Arc<dyn Clock>,
+    /// Keys on disk, where there may be any.
+    spilling: Option<Spilling>,
     deduplicated: u64,
 }
 
@@ -164,6 +170,7 @@ impl Operator for Running {
         let (mut slots, mut new) = (Vec::new(), Vec::new());
         self.keys.intern(&keys, &mut slots, &mut new);
         self.resize();
+        self.recall(&keys, &slots, &mut new)?;
         if let Some(expiry) = &mut self.expiry {
             expiry.seen(&slots, self.clock.now_micros());
         }
@@ -220,17 +227,26 @@ impl Operator for Running {
             let batch = RecordBatch::try_new(Arc::clone(&self.spec.input), columns);
             out.rows(Rows::inserts(batch.map_err(arrow_error)?))?;
         }
+        self.trim()?;
         Ok(watermark)
     }
 
     fn deadline(&self) -> Option<i64> {
-        self.expiry.as_ref().and_then(Expiry::deadline)
+        let expiry = self.expiry.as_ref()?;
+        let cold = self.spilling.as_ref().and_then(|all| all.cold.deadline(expiry.ttl()));
+        [expiry.deadline(), cold].into_iter().flatten().min()
     }
 
     fn on_time(&mut self, now: i64, out: &mut Out<'_>) -> Result<()> {
         self.flush(out)?;
-        let expired = self.expiry.as_mut().map(|expiry| expiry.expired(now)).unwrap_or_default();
-        for slot in expired {
+        let Some(expiry) = &mut self.expiry else { return Ok(()) };
+        if let Some(spilling) = &mut self.spilling {
+            let (groups, removed) = (self.spec.groups, self.changes.removed());
+            spilling.cold.expire(now.saturating_sub(expiry.ttl()), |hash, key| {
+                removed.remove(groups.group(hash), 0, key)
+            })?;
+        }
+        for slot in expiry.expired(now) {
             let best = self.best[slot as usize].as_ref();
             if best.is_some_and(|best| self.due.contains(&(best.time, slot))) {
                 // It is still to be given: its time begins then.
@@ -272,7 +288,7 @@ impl Operator for Running {
             let batch = RecordBatch::try_new(Arc::clone(&self.spec.input), columns);
             out.rows(Rows::changes(batch.map_err(arrow_error)?, kinds))?;
         }
-        Ok(())
+        self.trim()
     }
 
     fn holds_back(&self) -> bool {
@@ -299,32 +315,18 @@ impl Operator for Running {
     }
 
     fn load(&mut self, entries: &[Entry<'_>]) -> Result<()> {
-        let damaged = || Error::new(code::STATE, "an entry of a deduplication's state is damaged");
         for entry in entries {
             let slot = self.keys.read(entry.key)?;
             self.resize();
-            let (seen, rest) = entry.value.split_first_chunk::<8>().ok_or_else(damaged)?;
-            let (time, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
-            let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
-            let length = u32::from_le_bytes(*length) as usize;
-            let (order, row) = rest.split_at_checked(length).ok_or_else(damaged)?;
-            if let Some(expiry) = &mut self.expiry {
-                expiry.seen(&[slot], i64::from_le_bytes(*seen));
-            }
-            let best = Best::new(i64::from_le_bytes(*time), order, row);
-            if self.spec.settled.is_some() && !best.is_given() {
-                self.due.insert((best.time, slot));
-            }
-            self.held += best.bytes.len();
-            self.best[slot as usize] = Some(best);
+            self.decode(slot, entry.value)?;
         }
-        Ok(())
+        self.trim()
     }
 
     fn size(&self) -> StateSize {
-        let places = self.best.capacity() * size_of::<Option<Best>>();
-        let bytes = self.keys.bytes() + places + self.held + self.changes.bytes();
-        StateSize { bytes: bytes as u64, keys: self.keys.len() as u64 }
+        let cold = self.spilling.as_ref().map(|spilling| &spilling.cold);
+        let (bytes, keys) = cold.map_or((0, 0), |cold| (cold.bytes(), cold.len()));
+        StateSize { bytes: (self.bytes() + bytes) as u64, keys: (self.keys.len() + keys) as u64 }
     }
 
     fn counts(&self) -> Counts {
@@ -333,6 +335,144 @@ impl Operator for Running {
 }
 
 impl Running {
+    /// Gives a new key what it was in a checkpoint.
+    fn decode(&mut self, slot: u32, value: &[u8]) -> Result<()> {
+        let damaged = || Error::new(code::STATE, "an entry of a deduplication's state is damaged");
+        let (seen, rest) = value.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let (time, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let (order, row) = rest.split_at_checked(length).ok_or_else(damaged)?;
+        if let Some(expiry) = &mut self.expiry {
+            expiry.seen(&[slot], i64::from_le_bytes(*seen));
+        }
+        let best = Best::new(i64::from_le_bytes(*time), order, row);
+        if self.spec.settled.is_some() && !best.is_given() {
+            self.due.insert((best.time, slot));
+        }
+        self.held += best.bytes.len();
+        self.best[slot as usize] = Some(best);
+        Ok(())
+    }
+
+    /// Takes new keys back that are on disk: those of the rows `new`, which loses them.
+    fn recall(&mut self, keys: &Keys, slots: &[u32], new: &mut Vec<u32>) -> Result<()> {
+        let Some(mut spilling) = self.spilling.take() else { return Ok(()) };
+        if !spilling.cold.is_empty() {
+            let (mut key, mut unknown) = (Vec::new(), Vec::with_capacity(new.len()));
+            for row in std::mem::take(new) {
+                let slot = slots[row as usize];
+                key.clear();
+                self.keys.write(slot, &mut key);
+                match spilling.cold.take(keys.hashes()[row as usize], &key)? {
+                    Some(value) => self.decode(slot, value)?,
+                    None => unknown.push(row),
+                }
+            }
+            *new = unknown;
+        }
+        self.spilling = Some(spilling);
+        Ok(())
+    }
+
+    /// Bytes in memory, those of the index of keys on disk apart.
+    fn bytes(&self) -> usize {
+        let places = self.best.capacity() * size_of::<Option<Best>>() + self.marked.capacity();
+        self.keys.bytes() + places + self.held + self.changes.bytes()
+    }
+
+    /// Whether a key's row is still to be given.
+    fn waits(&self, slot: u32) -> bool {
+        let best = self.best[slot as usize].as_ref();
+        self.spec.settled.is_some() && best.is_some_and(|best| !best.is_given())
+    }
+
+    /// Brings keys to disk where there are too many, all of whose rows were given.
+    fn trim(&mut self) -> Result<()> {
+        for _ in 0..ROUNDS {
+            // Rows that wait stay.
+            if self.spilling.is_none() || self.keys.len() == self.due.len() {
+                break;
+            }
+            if !self.trim_once()? {
+                break;
+            }
+        }
+        self.spilling.as_mut().map_or(Ok(()), |spilling| spilling.cold.tend())
+    }
+
+    /// Whether anything was brought to disk.
+    fn trim_once(&mut self) -> Result<bool> {
+        let bytes = self.bytes();
+        let Some(spilling) = &mut self.spilling else { return Ok(false) };
+        match spilling.excess(bytes, self.keys.len(), self.keys.room()) {
+            Excess::Nothing => return Ok(false),
+            Excess::Some(mut count) => {
+                while count > 0
+                    && let Some(mut spilling) = self.spilling.take()
+                {
+                    let may_go = |slot: u32| {
+                        let is_there = self.best[slot as usize].is_some();
+                        is_there && self.changes.is_clean(slot) && !self.waits(slot)
+                    };
+                    let slots = spilling.next(self.best.len(), count.min(PIECE), may_go);
+                    self.spilling = Some(spilling);
+                    if slots.is_empty() {
+                        break;
+                    }
+                    count -= slots.len();
+                    self.evict(&slots)?;
+                }
+            }
+            Excess::All => {
+                let mut slots = self.keys.slots();
+                slots.retain(|slot| !self.waits(*slot));
+                for slots in slots.chunks(PIECE) {
+                    self.evict(slots)?;
+                }
+                if self.keys.is_empty() {
+                    self.keys = self.encoder.map();
+                    (self.best, self.marked) = (Vec::new(), Vec::new());
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Brings keys to disk.
+    fn evict(&mut self, slots: &[u32]) -> Result<()> {
+        let Some(mut spilling) = self.spilling.take() else { return Ok(()) };
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        for slot in slots.iter().copied() {
+            self.encode(slot, &mut key, &mut value)?;
+            if !Cold::has_room(key.len(), value.len()) {
+                continue;
+            }
+            let hash = self.keys.hash(slot);
+            spilling.cold.add(hash, &key, &value, self.seen(slot))?;
+            // Checkpoints get what they are still to have of it.
+            if !self.changes.is_clean(slot) {
+                if self.changes.forget(slot) {
+                    self.write_early(slot)?;
+                } else {
+                    let mut removed = std::mem::take(self.changes.removed());
+                    self.write(slot, &mut removed)?;
+                    *self.changes.removed() = removed;
+                }
+            }
+            if let Some(best) = self.best[slot as usize].take() {
+                self.held -= best.bytes.len();
+            }
+            if let Some(expiry) = &mut self.expiry {
+                expiry.forget(slot);
+            }
+            self.keys.remove(slot);
+        }
+        spilling.cold.write()?;
+        self.spilling = Some(spilling);
+        Ok(())
+    }
+
     fn resize(&mut self) {
         let bound = self.keys.bound();
         self.best.resize(bound, None);
@@ -376,18 +516,30 @@ impl Running {
     }
 
     fn write(&self, slot: u32, delta: &mut Delta) -> Result<()> {
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        self.encode(slot, &mut key, &mut value)?;
+        let group = self.spec.groups.group(self.keys.hash(slot));
+        delta.set(Entry { group, table: 0, key: &key, expires: EventTime::MAX, value: &value })
+    }
+
+    /// What a key is in checkpoints.
+    fn encode(&self, slot: u32, key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<()> {
         let Some(best) = &self.best[slot as usize] else {
             return Err(Error::internal("a key without a row is to be written"));
         };
-        let (mut key, mut value) = (Vec::new(), Vec::new());
-        self.keys.write(slot, &mut key);
-        let seen = self.expiry.as_ref().map_or(0, |expiry| expiry.last(slot));
-        value.extend_from_slice(&seen.to_le_bytes());
+        key.clear();
+        value.clear();
+        self.keys.write(slot, key);
+        value.extend_from_slice(&self.seen(slot).to_le_bytes());
         value.extend_from_slice(&best.time.to_le_bytes());
         value.extend_from_slice(&best.order.to_le_bytes());
         value.extend_from_slice(&best.bytes);
-        let group = self.spec.groups.group(self.keys.hash(slot));
-        delta.set(Entry { group, table: 0, key: &key, expires: EventTime::MAX, value: &value })
+        Ok(())
+    }
+
+    /// When a row last came to a key, where that is known.
+    fn seen(&self, slot: u32) -> i64 {
+        self.expiry.as_ref().map_or(0, |expiry| expiry.last(slot))
     }
 
     fn forget(&mut self, slot: u32) -> Result<()> {
@@ -401,6 +553,9 @@ impl Running {
         if let Some(best) = self.best[slot as usize].take() {
             self.held -= best.bytes.len();
             self.due.remove(&(best.time, slot));
+        }
+        if let Some(expiry) = &mut self.expiry {
+            expiry.forget(slot);
         }
         self.keys.remove(slot);
         Ok(())

@@ -25,6 +25,11 @@ impl Expiry {
         Self { ttl: ttl.max(1), last: Vec::new(), queued: Vec::new(), due: BTreeMap::new() }
     }
 
+    /// Microseconds that places live for, at least.
+    pub(crate) fn ttl(&self) -> i64 {
+        self.ttl
+    }
+
     /// Rows came to `places` at `now`, in microseconds since 1970.
     pub(crate) fn seen(&mut self, places: &[u32], now: i64) {
         let due = self.due_of(now);
@@ -58,7 +63,8 @@ impl Expiry {
         self.due.keys().next().copied()
     }
 
-    /// The places that have expired; they are to be forgotten.
+    /// The places that have expired; they are to be forgotten ([`Self::forget`]). When rows last came to
+    /// them is known until then: a checkpoint may still be given it.
     pub(crate) fn expired(&mut self, now: i64) -> Vec<u32> {
         let mut expired = Vec::new();
         let later = self.due.split_off(&now.saturating_add(1));
@@ -70,7 +76,7 @@ impl Expiry {
                 continue;
             }
             self.queued[at] = false;
-            if std::mem::replace(&mut self.last[at], NEVER) != NEVER {
+            if self.last[at] != NEVER {
                 expired.push(place);
             }
         }
@@ -98,6 +104,8 @@ mod tests {
         assert!((2600..=2700).contains(&first), "{first}");
         assert!(expiry.expired(first - 1).is_empty());
         assert_eq!(expiry.expired(first), [0]);
+        assert_eq!(expiry.last(0), 1000);
+        expiry.forget(0);
         expiry.forget(1);
         expiry.seen(&[1], 2400);
         expiry.forget(1);

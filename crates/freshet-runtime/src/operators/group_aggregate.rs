@@ -15,9 +15,9 @@ use freshet_core::{Error, Result, error::code};
 
 use super::expiry::Expiry;
 use crate::aggregate::{Accumulators, AggregateSpec, Layout, Named};
-use crate::keys::{KeyEncoder, KeyMap};
+use crate::keys::{KeyEncoder, KeyMap, Keys as BatchKeys};
 use crate::operator::{Flow, Operator, OperatorContext, OperatorSpec, Out, StateSize};
-use crate::state::{Changes, Delta, Entry, KeyGroup, KeyGroups, Owners};
+use crate::state::{Changes, Cold, Delta, Entry, Excess, KeyGroup, KeyGroups, Owners, Spilling};
 use freshet_core::rows::{RowKind, Rows, arrow_error};
 use freshet_core::stream::EventTime;
 
@@ -26,6 +26,9 @@ const BATCH_ROWS: usize = 8192;
 
 /// Groups whose state is encoded at a time.
 const PIECE: usize = 256;
+
+/// What is brought to disk makes its index grow, so that more is to go.
+const ROUNDS: usize = 3;
 
 /// The table of groups in checkpoints; those of their sets of values follow.
 const GROUPS: u8 = 0;
@@ -87,6 +90,10 @@ impl OperatorSpec for GroupAggregate {
             pending: Pending::default(),
             expiry: self.ttl.map(Expiry::new),
             clock: Arc::clone(&context.clock),
+            // Sets of values stay in memory, and so do the groups that have any.
+            spilling: (!self.keys.is_empty() && layout.sets() == 0)
+                .then(|| Some(Spilling::new(context.spill.clone()?, self.ttl)))
+                .flatten(),
             is_global: self.keys.is_empty(),
             is_ready: false,
         }))
@@ -106,6 +113,8 @@ struct Running {
     pending: Pending,
     expiry: Option<Expiry>,
     clock: Arc<dyn Clock>,
+    /// Groups on disk, where there may be any.
+    spilling: Option<Spilling>,
     is_global: bool,
     /// Whether what follows from the loaded state was computed.
     is_ready: bool,
@@ -151,6 +160,7 @@ impl Operator for Running {
         let (mut slots, mut new) = (Vec::new(), Vec::new());
         self.keys.map.intern(&keys, &mut slots, &mut new);
         self.resize();
+        self.recall(&keys, &slots, &new)?;
         self.mark(&slots)?;
         self.touch(&slots)?;
         if let Some(expiry) = &mut self.expiry {
@@ -174,13 +184,22 @@ impl Operator for Running {
     }
 
     fn deadline(&self) -> Option<i64> {
-        self.expiry.as_ref().and_then(Expiry::deadline)
+        let expiry = self.expiry.as_ref()?;
+        let cold = self.spilling.as_ref().and_then(|all| all.cold.deadline(expiry.ttl()));
+        [expiry.deadline(), cold].into_iter().flatten().min()
     }
 
     fn on_time(&mut self, now: i64, out: &mut Out<'_>) -> Result<()> {
         self.ready()?;
         self.flush(out)?;
-        let expired = self.expiry.as_mut().map(|expiry| expiry.expired(now)).unwrap_or_default();
+        let Some(expiry) = &mut self.expiry else { return Ok(()) };
+        if let Some(spilling) = &mut self.spilling {
+            let (groups, removed) = (self.keys.groups, self.changes.removed());
+            spilling.cold.expire(now.saturating_sub(expiry.ttl()), |hash, key| {
+                removed.remove(groups.group(hash), GROUPS, key)
+            })?;
+        }
+        let expired = expiry.expired(now);
         expired.into_iter().try_for_each(|slot| self.forget(slot))
     }
 
@@ -197,7 +216,7 @@ impl Operator for Running {
                 self.forget(slot)?;
             }
         }
-        Ok(())
+        self.trim()
     }
 
     fn holds_back(&self) -> bool {
@@ -231,6 +250,7 @@ impl Operator for Running {
         for part in entries.chunk_by(|a, b| a.table == b.table) {
             if part[0].table == GROUPS {
                 self.load_groups(part)?;
+                self.trim()?;
                 continue;
             }
             for entry in part {
@@ -243,11 +263,12 @@ impl Operator for Running {
     }
 
     fn size(&self) -> StateSize {
-        let bytes = self.keys.map.bytes()
-            + self.accumulators.bytes()
-            + 8 * self.rows.capacity()
-            + self.changes.bytes();
-        StateSize { bytes: bytes as u64, keys: self.keys.map.len() as u64 }
+        let cold = self.spilling.as_ref().map(|spilling| &spilling.cold);
+        let (bytes, keys) = cold.map_or((0, 0), |cold| (cold.bytes(), cold.len()));
+        StateSize {
+            bytes: (self.bytes() + bytes) as u64,
+            keys: (self.keys.map.len() + keys) as u64,
+        }
     }
 }
 
@@ -318,6 +339,18 @@ impl Running {
     }
 
     fn write(&self, slots: &[u32], delta: &mut Delta) -> Result<()> {
+        self.encode(slots, |slot, key, value| {
+            let group = self.keys.groups.group(self.keys.map.hash(slot));
+            delta.set(Entry { group, table: GROUPS, key, expires: EventTime::MAX, value })
+        })
+    }
+
+    /// Calls `each` with groups and what they are in checkpoints: key and value.
+    fn encode(
+        &self,
+        slots: &[u32],
+        mut each: impl FnMut(u32, &[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
         let columns = self.accumulators.states(slots)?;
         let states = match columns.as_slice() {
             [] => None,
@@ -327,27 +360,38 @@ impl Running {
         for (row, slot) in slots.iter().enumerate() {
             key.clear();
             value.clear();
-            let (group, expires) = self.keys.write(*slot, &mut key);
-            let seen = self.expiry.as_ref().map_or(0, |expiry| expiry.last(*slot));
+            self.keys.map.write(*slot, &mut key);
             value.extend_from_slice(&self.rows[*slot as usize].to_le_bytes());
-            value.extend_from_slice(&seen.to_le_bytes());
+            value.extend_from_slice(&self.seen(*slot).to_le_bytes());
             if let Some(states) = &states {
                 value.extend_from_slice(states.row(row).as_ref());
             }
-            delta.set(Entry { group, table: GROUPS, key: &key, expires, value: &value })?;
+            each(*slot, &key, &value)?;
         }
         Ok(())
     }
 
+    /// When a row last came to a group, where that is known.
+    fn seen(&self, slot: u32) -> i64 {
+        self.expiry.as_ref().map_or(0, |expiry| expiry.last(slot))
+    }
+
     fn load_groups(&mut self, entries: &[Entry<'_>]) -> Result<()> {
-        let damaged = || Error::new(code::STATE, "an entry of a group's state is damaged");
-        let mut slots = Vec::with_capacity(entries.len());
-        let parser = self.states.parser();
-        let mut states = Vec::with_capacity(entries.len());
+        let mut groups = Vec::with_capacity(entries.len());
         for entry in entries {
-            let slot = self.keys.map.read(entry.key)?;
-            self.resize();
-            let (rows, rest) = entry.value.split_first_chunk::<8>().ok_or_else(damaged)?;
+            groups.push((self.keys.map.read(entry.key)?, entry.value));
+        }
+        self.resize();
+        self.decode(groups)
+    }
+
+    /// Gives groups that are empty what they were in a checkpoint.
+    fn decode<'a>(&mut self, groups: impl IntoIterator<Item = (u32, &'a [u8])>) -> Result<()> {
+        let damaged = || Error::new(code::STATE, "an entry of a group's state is damaged");
+        let (mut slots, mut states) = (Vec::new(), Vec::new());
+        let parser = self.states.parser();
+        for (slot, value) in groups {
+            let (rows, rest) = value.split_first_chunk::<8>().ok_or_else(damaged)?;
             let (seen, state) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
             self.rows[slot as usize] = i64::from_le_bytes(*rows);
             if let Some(expiry) = &mut self.expiry {
@@ -361,6 +405,114 @@ impl Running {
             false => self.states.convert_rows(states).map_err(arrow_error)?,
         };
         self.accumulators.merge_states(&slots, &states)
+    }
+
+    /// Takes the groups of new keys back that are on disk: those of the rows `new`.
+    fn recall(&mut self, keys: &BatchKeys, slots: &[u32], new: &[u32]) -> Result<()> {
+        let Some(spilling) = &mut self.spilling else { return Ok(()) };
+        if spilling.cold.is_empty() {
+            return Ok(());
+        }
+        let (mut key, mut found) = (Vec::new(), Vec::new());
+        for row in new {
+            let slot = slots[*row as usize];
+            key.clear();
+            self.keys.map.write(slot, &mut key);
+            let value = spilling.cold.take(keys.hashes()[*row as usize], &key)?;
+            found.extend(value.map(|value| (slot, value.to_vec())));
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        self.decode(found.iter().map(|(slot, value)| (*slot, value.as_slice())))
+    }
+
+    /// Bytes in memory, those of the index of groups on disk apart.
+    fn bytes(&self) -> usize {
+        self.keys.map.bytes()
+            + self.accumulators.bytes()
+            + 8 * self.rows.capacity()
+            + self.changes.bytes()
+    }
+
+    /// Brings groups to disk where there are too many. None of them is to be given.
+    fn trim(&mut self) -> Result<()> {
+        for _ in 0..ROUNDS {
+            if self.spilling.is_none() || self.keys.map.is_empty() || !self.trim_once()? {
+                break;
+            }
+        }
+        self.spilling.as_mut().map_or(Ok(()), |spilling| spilling.cold.tend())
+    }
+
+    /// Whether anything was brought to disk.
+    fn trim_once(&mut self) -> Result<bool> {
+        let bytes = self.bytes();
+        let Some(spilling) = &mut self.spilling else { return Ok(false) };
+        let map = &self.keys.map;
+        match spilling.excess(bytes, map.len(), map.room()) {
+            Excess::Nothing => return Ok(false),
+            Excess::Some(mut count) => {
+                while let Some(spilling) = self.spilling.as_mut().filter(|_| count > 0) {
+                    // Without rows there is no group.
+                    let may_go =
+                        |slot: u32| self.rows[slot as usize] != 0 && self.changes.is_clean(slot);
+                    let slots = spilling.next(self.rows.len(), count.min(PIECE), may_go);
+                    if slots.is_empty() {
+                        break;
+                    }
+                    count -= slots.len();
+                    self.evict(&slots)?;
+                }
+            }
+            Excess::All => {
+                for slots in self.keys.map.slots().chunks(PIECE) {
+                    self.evict(slots)?;
+                }
+                if self.keys.map.is_empty() {
+                    self.keys.map = self.encoder.map();
+                    self.accumulators.reset()?;
+                    (self.rows, self.pending.marked) = (Vec::new(), Vec::new());
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Brings groups to disk.
+    fn evict(&mut self, slots: &[u32]) -> Result<()> {
+        let Some(mut spilling) = self.spilling.take() else { return Ok(()) };
+        let mut gone = Vec::with_capacity(slots.len());
+        self.encode(slots, |slot, key, value| {
+            if Cold::has_room(key.len(), value.len()) {
+                gone.push(slot);
+                let hash = self.keys.map.hash(slot);
+                spilling.cold.add(hash, key, value, self.seen(slot))?;
+            }
+            Ok(())
+        })?;
+        spilling.cold.write()?;
+        self.spilling = Some(spilling);
+        // Checkpoints get what they are still to have of them.
+        let changes = &mut self.changes;
+        let changed: Vec<u32> =
+            gone.iter().copied().filter(|slot| !changes.is_clean(*slot)).collect();
+        let (owed, changed): (Vec<u32>, Vec<u32>) =
+            changed.into_iter().partition(|slot| changes.forget(*slot));
+        self.write_early(&owed)?;
+        let mut removed = std::mem::take(self.changes.removed());
+        self.write(&changed, &mut removed)?;
+        *self.changes.removed() = removed;
+        for slot in gone {
+            let Self { accumulators, keys, .. } = self;
+            accumulators.clear(slot, keys.named())?;
+            self.rows[slot as usize] = 0;
+            if let Some(expiry) = &mut self.expiry {
+                expiry.forget(slot);
+            }
+            self.keys.map.remove(slot);
+        }
+        Ok(())
     }
 
     /// Gives what changed.

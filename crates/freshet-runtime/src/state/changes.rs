@@ -17,9 +17,14 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// There are this many places.
+    /// There are this many places, or as many as there were, which may be more.
     pub(crate) fn resize(&mut self, places: usize) {
         self.dirty.resize(places);
+    }
+
+    /// Whether a place holds what the last checkpoint has of it: nothing is owed of it, and none changed it.
+    pub(crate) fn is_clean(&self, place: u32) -> bool {
+        self.dirty.is_clean(place)
     }
 
     /// A place is about to change. `true` where what it holds now is to be put into [`Self::early`]

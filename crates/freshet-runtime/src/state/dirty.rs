@@ -13,9 +13,14 @@ const CHANGED: u8 = 1;
 const FROZEN: u8 = 2;
 
 impl Dirty {
-    /// There are this many places.
+    /// There are this many places, or as many as there were, which may be more.
     pub(crate) fn resize(&mut self, places: usize) {
-        self.flags.resize(places, 0);
+        self.flags.resize(places.max(self.flags.len()), 0);
+    }
+
+    /// Whether a place changed neither since the last checkpoint nor before it without being given.
+    pub(crate) fn is_clean(&self, place: u32) -> bool {
+        self.flags[place as usize] == 0
     }
 
     /// A place is about to change. `true` where a checkpoint is still to be given what it holds now:

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::operator::MAIN;
 use crate::operators::testing::{Cluster, fold};
+use crate::state::{MemoryScratch, SpillOptions};
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -20,6 +21,18 @@ fn spec(descending: bool, ttl: Option<i64>) -> Deduplicate {
     let order = vec![(1, SortOptions { descending, nulls_first: descending })];
     let groups = KeyGroups::default();
     Deduplicate { input: schema(), keys: vec![0], order, settled: None, groups, ttl }
+}
+
+/// Bytes of memory, where there is a bound.
+fn budget() -> impl Strategy<Value = Option<usize>> {
+    prop::option::of(prop_oneof![Just(1_usize), 500_usize..6_000])
+}
+
+fn spill(cluster: &mut Cluster, budget: Option<usize>) {
+    let scratch = Arc::new(MemoryScratch::default());
+    let options = |budget: usize| SpillOptions { budget: budget.into(), scratch };
+    cluster.spill = budget.map(options);
+    cluster.restore(2, EventTime::MIN);
 }
 
 type Record = (Option<i64>, Option<i64>, u32);
@@ -74,9 +87,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #[test]
-    fn changes_fold_to_the_first_row_of_each_key(steps in steps(), descending in any::<bool>()) {
+    fn changes_fold_to_the_first_row_of_each_key(
+        steps in steps(),
+        descending in any::<bool>(),
+        budget in budget(),
+    ) {
         let spec = Arc::new(spec(descending, None));
         let mut cluster = Cluster::new(spec, KeyGroups::default(), vec![(schema(), vec![0])], 2);
+        spill(&mut cluster, budget);
         let mut records: Vec<Record> = Vec::new();
         let mut saved = (records.clone(), cluster.given.clone());
         let mut cut = None;
@@ -117,9 +135,19 @@ proptest! {
 
 #[test]
 fn a_key_that_was_forgotten_is_new_again() {
+    forgets(None);
+}
+
+#[test]
+fn a_key_on_disk_is_forgotten_as_well() {
+    forgets(Some(1));
+}
+
+fn forgets(budget: Option<usize>) {
     let ttl = 1_000_000;
     let spec = Arc::new(spec(false, Some(ttl)));
     let mut cluster = Cluster::new(spec, KeyGroups::default(), vec![(schema(), vec![0])], 1);
+    spill(&mut cluster, budget);
     cluster.push(0, rows(&[(Some(1), Some(1), 0)]));
     cluster.flush();
     cluster.clock.advance_micros(2 * ttl);
@@ -173,9 +201,11 @@ proptest! {
             2 => (1_usize..100).prop_map(Timed::Drain),
             1 => (1_usize..5).prop_map(Timed::Crash),
         ], 0..40),
+        budget in budget(),
     ) {
         let mut cluster =
             Cluster::new(Arc::new(timed()), KeyGroups::default(), vec![(timed().input, vec![0])], 2);
+        spill(&mut cluster, budget);
         let mut records: Vec<Record> = Vec::new();
         let mut watermark = 0;
         let mut saved = (records.clone(), cluster.given.clone(), watermark);

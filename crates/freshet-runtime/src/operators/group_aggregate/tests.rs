@@ -281,3 +281,149 @@ fn rows_that_are_only_added_need_no_sets() {
     let table = fold(&cluster.given, MAIN).expect("a changelog");
     assert_eq!(table.keys().collect::<Vec<_>>(), ["city 1,8,5.0"]);
 }
+
+#[derive(Debug, Clone)]
+enum Spilled {
+    Add(Vec<(u8, i64)>),
+    TakeBack(prop::sample::Index),
+    Flush,
+    Cut,
+    Drain(usize),
+    Crash(usize),
+    /// Time goes by: a little, or more than anything lives.
+    Wait(bool),
+}
+
+proptest! {
+    /// Groups that are brought to disk and back give what those give that stay in memory.
+    #[test]
+    fn groups_on_disk_are_as_those_in_memory(
+        steps in prop::collection::vec(prop_oneof![
+            8 => prop::collection::vec((0_u8..60, -3_i64..4), 1..20).prop_map(Spilled::Add),
+            4 => any::<prop::sample::Index>().prop_map(Spilled::TakeBack),
+            3 => Just(Spilled::Flush),
+            2 => Just(Spilled::Cut),
+            3 => (1_usize..300).prop_map(Spilled::Drain),
+            1 => (1_usize..4).prop_map(Spilled::Crash),
+            1 => any::<bool>().prop_map(Spilled::Wait),
+        ], 0..60),
+        budget in prop_oneof![Just(1_usize), 1_000_usize..20_000],
+        narrow in any::<bool>(),
+        ttl in prop::option::of(Just(1_000_000_i64)),
+    ) {
+        let int = DataType::Int64;
+        let sum = Sum::new(1, int.clone(), int).expect("a sum of integers");
+        let aggregates: Vec<Arc<dyn AggregateSpec>> = vec![Arc::new(Count::rows()), Arc::new(sum)];
+        let names = ["n", "sum"].map(str::to_owned).to_vec();
+        let keys = if narrow { vec![1] } else { vec![0] };
+        let spec = Arc::new(GroupAggregate { aggregates, names, ..spec(keys.clone(), ttl) });
+        let new = || {
+            let inputs = vec![(schema(), keys.clone())];
+            Cluster::new(Arc::clone(&spec) as _, KeyGroups::default(), inputs, 2)
+        };
+        let (mut plain, mut spilled) = (new(), new());
+        let scratch = Arc::new(crate::state::MemoryScratch::default());
+        let (scratch, budget) = (Arc::clone(&scratch) as _, budget.into());
+        spilled.spill = Some(crate::state::SpillOptions { budget, scratch });
+        spilled.restore(2, EventTime::MIN);
+        let mut there: Vec<Record> = Vec::new();
+        let mut saved = (there.clone(), [plain.given.clone(), spilled.given.clone()]);
+        let mut cut = None;
+        for step in steps {
+            for cluster in [&mut plain, &mut spilled] {
+                match &step {
+                    Spilled::Add(records) => {
+                        let record = |(key, amount): &(u8, i64)| {
+                            let amount = if narrow { i64::from(*key) } else { *amount };
+                            ((Some(*key), Some(amount), None), RowKind::Insert)
+                        };
+                        cluster.push(0, rows(&records.iter().map(record).collect::<Vec<_>>()));
+                    }
+                    // What was forgotten cannot be taken back.
+                    Spilled::TakeBack(index) if !there.is_empty() && ttl.is_none() => {
+                        cluster.push(0, rows(&[(there[index.index(there.len())], RowKind::Delete)]));
+                    }
+                    Spilled::TakeBack(_) => {}
+                    Spilled::Flush => cluster.flush(),
+                    Spilled::Cut => cluster.cut(),
+                    Spilled::Drain(_) => {}
+                    Spilled::Crash(instances) => cluster.restore(*instances, EventTime::MIN),
+                    Spilled::Wait(long) => {
+                        cluster.clock.advance_micros(if *long { 5_000_000 } else { 5_000 });
+                        cluster.tick();
+                    }
+                }
+            }
+            match step {
+                Spilled::Add(records) => there.extend(records.iter().map(|(key, amount)| {
+                    (Some(*key), Some(if narrow { i64::from(*key) } else { *amount }), None)
+                })),
+                Spilled::TakeBack(index) if !there.is_empty() && ttl.is_none() => {
+                    there.swap_remove(index.index(there.len()));
+                }
+                Spilled::Cut => {
+                    saved = cut.take().unwrap_or(saved);
+                    cut = Some((there.clone(), [plain.given.clone(), spilled.given.clone()]));
+                }
+                Spilled::Drain(bytes) if cut.is_some() => {
+                    // One of them may be done before the other: both are then.
+                    let done = [&mut plain, &mut spilled].map(|cluster| cluster.drain(bytes));
+                    if done.contains(&true) {
+                        while !plain.drain(1000) {}
+                        while !spilled.drain(1000) {}
+                        saved = cut.take().expect("there is one");
+                    }
+                }
+                Spilled::Crash(_) => {
+                    let given;
+                    (there, given) = saved.clone();
+                    [plain.given, spilled.given] = given;
+                    cut = None;
+                }
+                _ => {}
+            }
+        }
+        let clusters = [&mut plain, &mut spilled];
+        let [plain, spilled] = clusters.map(|cluster| {
+            cluster.cut();
+            while !cluster.drain(1000) {}
+            (fold(&cluster.given, MAIN), cluster.size().1, cluster.checkpoint_len())
+        });
+        prop_assert_eq!(plain, spilled);
+    }
+}
+
+#[test]
+fn groups_stay_within_their_budget() {
+    let int = DataType::Int64;
+    let sum = Sum::new(1, int.clone(), int).expect("a sum of integers");
+    let aggregates: Vec<Arc<dyn AggregateSpec>> = vec![Arc::new(Count::rows()), Arc::new(sum)];
+    let names = ["n", "sum"].map(str::to_owned).to_vec();
+    let spec = Arc::new(GroupAggregate { aggregates, names, ..spec(vec![1], None) });
+    let inputs = vec![(schema(), vec![1])];
+    let mut cluster = Cluster::new(spec, KeyGroups::default(), inputs, 1);
+    let budget = 6 << 20;
+    let scratch = Arc::new(crate::state::MemoryScratch::default());
+    cluster.spill = Some(crate::state::SpillOptions { budget: budget.into(), scratch });
+    cluster.restore(1, EventTime::MIN);
+    let record = |key| ((None, Some(key), None), RowKind::Insert);
+    let count = 250_000_i64;
+    let mut most = 0;
+    for round in 0..2 {
+        for start in (0..count).step_by(5_000) {
+            let keys = start..start + 5_000;
+            cluster.push(0, rows(&keys.map(record).collect::<Vec<_>>()));
+            cluster.flush();
+            if start % 10_000 == 0 {
+                cluster.cut();
+                while !cluster.drain(1 << 20) {}
+            }
+            most = most.max(cluster.size().0);
+        }
+        let all: u64 = cluster.given.0.iter().map(|(_, rows)| rows.len() as u64).sum();
+        // An insert each, then an update of two rows each.
+        assert_eq!(all, count as u64 * if round == 0 { 1 } else { 3 });
+    }
+    assert_eq!(cluster.size().1, count as u64);
+    assert!(most <= budget as u64 * 5 / 4, "{most} of {budget}");
+}
