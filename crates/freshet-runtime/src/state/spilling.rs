@@ -44,6 +44,7 @@ impl Spilling {
 
     /// What is to go of tables that take `bytes` and have `keys` and room for `room` before they grow.
     pub(crate) fn excess(&mut self, bytes: usize, keys: usize, room: usize) -> Excess {
+        let new = keys.saturating_sub(std::mem::replace(&mut self.keys, keys));
         let cold = self.cold.bytes();
         let budget = self.allowance.of(bytes + cold).saturating_sub(cold);
         if bytes <= budget / 2 {
@@ -52,7 +53,6 @@ impl Spilling {
             Excess::All
         } else {
             // Room for as many new ones as came since the last time, twice.
-            let new = keys.saturating_sub(std::mem::replace(&mut self.keys, keys));
             let most = room.saturating_sub(2 * new.max(FEW));
             match keys > most {
                 true => Excess::Some(keys.saturating_sub(most.saturating_sub(room / 16))),
