@@ -14,7 +14,9 @@ use super::expiry::Expiry;
 use super::window_aggregate::no_time;
 use crate::keys::{KeyEncoder, KeyMap, Keys};
 use crate::operator::{Counts, Flow, Operator, OperatorContext, OperatorSpec, Out, StateSize};
-use crate::state::{Changes, Cold, Delta, Entry, Excess, KeyGroups, Spilling};
+use crate::state::{
+    Changes, Cold, Delta, Entry, Excess, KeyGroup, KeyGroups, Owed, Spilling, Taken,
+};
 use freshet_core::rows::{RowKind, Rows, arrow_error};
 use freshet_core::stream::EventTime;
 
@@ -241,10 +243,16 @@ impl Operator for Running {
         self.flush(out)?;
         let Some(expiry) = &mut self.expiry else { return Ok(()) };
         if let Some(spilling) = &mut self.spilling {
+            let mut early = self.changes.take_early();
             let (groups, removed) = (self.spec.groups, self.changes.removed());
-            spilling.cold.expire(now.saturating_sub(expiry.ttl()), |hash, key| {
-                removed.remove(groups.group(hash), 0, key)
+            spilling.cold.expire(now.saturating_sub(expiry.ttl()), |hash, key, owed| {
+                let group = groups.group(hash);
+                if let Some(value) = owed {
+                    early.set(entry(group, key, value))?;
+                }
+                removed.remove(group, 0, key)
             })?;
+            self.changes.put_early(early);
         }
         for slot in expiry.expired(now) {
             let best = self.best[slot as usize].as_ref();
@@ -297,6 +305,7 @@ impl Operator for Running {
 
     fn freeze(&mut self) {
         self.changes.freeze();
+        self.spilling.iter_mut().for_each(|spilling| spilling.cold.freeze());
     }
 
     fn drain(&mut self, bytes: usize, delta: &mut Delta) -> Result<Flow> {
@@ -304,11 +313,16 @@ impl Operator for Running {
         self.changes.drain(delta)?;
         while delta.bytes() < enough {
             let owed = self.changes.owed(PIECE);
-            if owed.is_empty() {
-                return Ok(Flow::Done);
+            if !owed.is_empty() {
+                owed.into_iter().try_for_each(|slot| self.write(slot, delta))?;
+                continue;
             }
-            for slot in owed {
-                self.write(slot, delta)?;
+            let groups = self.spec.groups;
+            let Some(spilling) = &mut self.spilling else { return Ok(Flow::Done) };
+            let each =
+                |hash, key: &[u8], value: &[u8]| delta.set(entry(groups.group(hash), key, value));
+            if !spilling.cold.drain(each)? {
+                return Ok(Flow::Done);
             }
         }
         Ok(Flow::More)
@@ -365,7 +379,21 @@ impl Running {
                 key.clear();
                 self.keys.write(slot, &mut key);
                 match spilling.cold.take(keys.hashes()[row as usize], &key)? {
-                    Some(value) => self.decode(slot, value)?,
+                    Some(Taken { value, owed }) => {
+                        match owed {
+                            Owed::No => {}
+                            Owed::Next => {
+                                self.changes.touch(slot);
+                            }
+                            Owed::Now => {
+                                let group = self.spec.groups.group(self.keys.hash(slot));
+                                let mut early = self.changes.take_early();
+                                early.set(entry(group, &key, value))?;
+                                self.changes.put_early(early);
+                            }
+                        }
+                        self.decode(slot, value)?;
+                    }
                     None => unknown.push(row),
                 }
             }
@@ -449,16 +477,11 @@ impl Running {
                 continue;
             }
             let hash = self.keys.hash(slot);
-            spilling.cold.add(hash, &key, &value, self.seen(slot))?;
-            // Checkpoints get what they are still to have of it.
-            if !self.changes.is_clean(slot) {
-                if self.changes.forget(slot) {
-                    self.write_early(slot)?;
-                } else {
-                    let mut removed = std::mem::take(self.changes.removed());
-                    self.write(slot, &mut removed)?;
-                    *self.changes.removed() = removed;
-                }
+            let is_changed = self.changes.is_changed(slot);
+            spilling.cold.add(hash, &key, &value, self.seen(slot), is_changed)?;
+            // The checkpoint that is being made gets what it is still to have of it.
+            if self.changes.forget(slot) {
+                self.write_early(slot)?;
             }
             if let Some(best) = self.best[slot as usize].take() {
                 self.held -= best.bytes.len();
@@ -519,7 +542,7 @@ impl Running {
         let (mut key, mut value) = (Vec::new(), Vec::new());
         self.encode(slot, &mut key, &mut value)?;
         let group = self.spec.groups.group(self.keys.hash(slot));
-        delta.set(Entry { group, table: 0, key: &key, expires: EventTime::MAX, value: &value })
+        delta.set(entry(group, &key, &value))
     }
 
     /// What a key is in checkpoints.
@@ -560,6 +583,11 @@ impl Running {
         self.keys.remove(slot);
         Ok(())
     }
+}
+
+/// An entry of a checkpoint.
+fn entry<'a>(group: KeyGroup, key: &'a [u8], value: &'a [u8]) -> Entry<'a> {
+    Entry { group, table: 0, key, expires: EventTime::MAX, value }
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ use super::expiry::Expiry;
 use crate::aggregate::{Accumulators, AggregateSpec, Layout, Named};
 use crate::keys::{KeyEncoder, KeyMap, Keys as BatchKeys};
 use crate::operator::{Flow, Operator, OperatorContext, OperatorSpec, Out, StateSize};
-use crate::state::{Changes, Cold, Delta, Entry, Excess, KeyGroup, KeyGroups, Owners, Spilling};
+use crate::state::{
+    Changes, Cold, Delta, Entry, Excess, KeyGroup, KeyGroups, Owed, Owners, Spilling, Taken,
+};
 use freshet_core::rows::{RowKind, Rows, arrow_error};
 use freshet_core::stream::EventTime;
 
@@ -194,10 +196,16 @@ impl Operator for Running {
         self.flush(out)?;
         let Some(expiry) = &mut self.expiry else { return Ok(()) };
         if let Some(spilling) = &mut self.spilling {
+            let mut early = self.changes.take_early();
             let (groups, removed) = (self.keys.groups, self.changes.removed());
-            spilling.cold.expire(now.saturating_sub(expiry.ttl()), |hash, key| {
-                removed.remove(groups.group(hash), GROUPS, key)
+            spilling.cold.expire(now.saturating_sub(expiry.ttl()), |hash, key, owed| {
+                let group = groups.group(hash);
+                if let Some(value) = owed {
+                    early.set(entry(group, key, value))?;
+                }
+                removed.remove(group, GROUPS, key)
             })?;
+            self.changes.put_early(early);
         }
         let expired = expiry.expired(now);
         expired.into_iter().try_for_each(|slot| self.forget(slot))
@@ -226,6 +234,7 @@ impl Operator for Running {
     fn freeze(&mut self) {
         self.changes.freeze();
         self.accumulators.freeze();
+        self.spilling.iter_mut().for_each(|spilling| spilling.cold.freeze());
     }
 
     fn drain(&mut self, bytes: usize, delta: &mut Delta) -> Result<Flow> {
@@ -240,6 +249,17 @@ impl Operator for Running {
                 break;
             }
             self.write(&owed, delta)?;
+        }
+        if let Some(spilling) = &mut self.spilling {
+            let groups = self.keys.groups;
+            while spilling
+                .cold
+                .drain(|hash, key, value| delta.set(entry(groups.group(hash), key, value)))?
+            {
+                if delta.bytes() >= enough {
+                    return Ok(Flow::More);
+                }
+            }
         }
         let Self { accumulators, keys, .. } = self;
         let done = accumulators.drain(enough, keys.named(), delta)?;
@@ -341,7 +361,7 @@ impl Running {
     fn write(&self, slots: &[u32], delta: &mut Delta) -> Result<()> {
         self.encode(slots, |slot, key, value| {
             let group = self.keys.groups.group(self.keys.map.hash(slot));
-            delta.set(Entry { group, table: GROUPS, key, expires: EventTime::MAX, value })
+            delta.set(entry(group, key, value))
         })
     }
 
@@ -418,8 +438,20 @@ impl Running {
             let slot = slots[*row as usize];
             key.clear();
             self.keys.map.write(slot, &mut key);
-            let value = spilling.cold.take(keys.hashes()[*row as usize], &key)?;
-            found.extend(value.map(|value| (slot, value.to_vec())));
+            let hash = keys.hashes()[*row as usize];
+            let Some(Taken { value, owed }) = spilling.cold.take(hash, &key)? else { continue };
+            match owed {
+                Owed::No => {}
+                Owed::Next => {
+                    self.changes.touch(slot);
+                }
+                Owed::Now => {
+                    let mut early = self.changes.take_early();
+                    early.set(entry(self.keys.groups.group(hash), &key, value))?;
+                    self.changes.put_early(early);
+                }
+            }
+            found.push((slot, value.to_vec()));
         }
         if found.is_empty() {
             return Ok(());
@@ -487,22 +519,17 @@ impl Running {
             if Cold::has_room(key.len(), value.len()) {
                 gone.push(slot);
                 let hash = self.keys.map.hash(slot);
-                spilling.cold.add(hash, key, value, self.seen(slot))?;
+                let is_changed = self.changes.is_changed(slot);
+                spilling.cold.add(hash, key, value, self.seen(slot), is_changed)?;
             }
             Ok(())
         })?;
         spilling.cold.write()?;
         self.spilling = Some(spilling);
-        // Checkpoints get what they are still to have of them.
+        // The checkpoint that is being made gets what it is still to have of them.
         let changes = &mut self.changes;
-        let changed: Vec<u32> =
-            gone.iter().copied().filter(|slot| !changes.is_clean(*slot)).collect();
-        let (owed, changed): (Vec<u32>, Vec<u32>) =
-            changed.into_iter().partition(|slot| changes.forget(*slot));
+        let owed: Vec<u32> = gone.iter().copied().filter(|slot| changes.forget(*slot)).collect();
         self.write_early(&owed)?;
-        let mut removed = std::mem::take(self.changes.removed());
-        self.write(&changed, &mut removed)?;
-        *self.changes.removed() = removed;
         for slot in gone {
             let Self { accumulators, keys, .. } = self;
             accumulators.clear(slot, keys.named())?;
@@ -601,6 +628,11 @@ impl Running {
         self.keys.map.remove(slot);
         Ok(())
     }
+}
+
+/// An entry of a checkpoint.
+fn entry<'a>(group: KeyGroup, key: &'a [u8], value: &'a [u8]) -> Entry<'a> {
+    Entry { group, table: GROUPS, key, expires: EventTime::MAX, value }
 }
 
 /// Of rows that readers have, whether they are the same as now; `None` where there is no column that

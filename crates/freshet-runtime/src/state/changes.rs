@@ -27,6 +27,11 @@ impl Changes {
         self.dirty.is_clean(place)
     }
 
+    /// Whether a place changed since the last checkpoint was cut.
+    pub(crate) fn is_changed(&self, place: u32) -> bool {
+        self.dirty.is_changed(place)
+    }
+
     /// A place is about to change. `true` where what it holds now is to be put into [`Self::early`]
     /// before.
     pub(crate) fn touch(&mut self, place: u32) -> bool {

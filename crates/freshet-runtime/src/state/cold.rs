@@ -8,8 +8,9 @@
 //! Bitcask (Sheehy and Smith, 2010) and the tags of FASTER's index (Chandramouli and others, 2018).
 //!
 //! An entry on disk begins at a multiple of [`UNIT`] with an XXH3 of what follows (u64), the key's hash (u64), when
-//! a row came to it last (i64), the lengths of key and value (u32 each), key, value; all little endian.
-//! Nothing here is durable, and no checkpoint rests on it: only what checkpoints hold is brought here.
+//! a row came to it last (i64), the lengths of key and value (u32 each), the interval between two checkpoints
+//! in which it changed (u64; 0 for one that a checkpoint has), key, value; all little endian. Nothing here is durable:
+//! what no checkpoint has yet is read again when one is made.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{Scratch, ScratchFile};
 
 const UNIT: usize = 8;
-const HEADER: usize = 32;
+const HEADER: usize = 40;
 
 /// Units of a file.
 const FILE_BITS: u32 = 21;
@@ -28,6 +29,7 @@ const FILE_BYTES: u64 = (UNIT as u64) << FILE_BITS;
 
 /// Bits of a place: the number of a file, and a unit in it.
 const PLACE_BITS: u32 = 36;
+const PLACES: u64 = (1 << PLACE_BITS) - 1;
 const FILES: usize = 1 << (PLACE_BITS - FILE_BITS);
 
 /// Bytes that are read for an entry before its length is known.
@@ -57,6 +59,30 @@ pub(crate) struct Cold {
     /// Entries whose times differ by more are in different files.
     span: i64,
     read: Vec<u8>,
+    /// Checkpoints that were cut, and one.
+    interval: u64,
+    /// Entries that no checkpoint has; some of them may be gone.
+    changed: Vec<u64>,
+    /// Those of the checkpoint that is being made, as far as they were not given.
+    frozen: Vec<u64>,
+}
+
+/// An entry that was taken back.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Taken<'a> {
+    pub(crate) value: &'a [u8],
+    pub(crate) owed: Owed,
+}
+
+/// Whether a checkpoint is to be given an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owed {
+    /// The last one has it.
+    No,
+    /// The next one.
+    Next,
+    /// The one that is being made: it is to be given at once.
+    Now,
 }
 
 #[derive(Debug)]
@@ -82,6 +108,7 @@ struct Found {
     seen: i64,
     key: usize,
     value: usize,
+    changed: u64,
 }
 
 impl Found {
@@ -115,6 +142,9 @@ impl Cold {
             next_serial: 0,
             span,
             read: Vec::new(),
+            interval: 1,
+            changed: Vec::new(),
+            frozen: Vec::new(),
         }
     }
 
@@ -130,7 +160,8 @@ impl Cold {
 
     /// About how many bytes of memory it takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.index.allocation_size() + self.buffer.capacity() + self.read.capacity()
+        let changed = (self.changed.capacity() + self.frozen.capacity()) * size_of::<u64>();
+        self.index.allocation_size() + self.buffer.capacity() + self.read.capacity() + changed
     }
 
     /// Bytes that an entry takes; one that is too large for a file has no room here.
@@ -138,9 +169,29 @@ impl Cold {
         ((HEADER + key + value).next_multiple_of(UNIT) as u64) < FILE_BYTES
     }
 
-    /// Adds the entry of a key that has none, whose hash is `hash` and to which a row came last at `seen`.
-    /// [`Self::write`] is to be called before anything else is asked.
-    pub(crate) fn add(&mut self, hash: u64, key: &[u8], value: &[u8], seen: i64) -> Result<()> {
+    /// Adds the entry of a key that has none, whose hash is `hash` and to which a row came last at `seen`;
+    /// `is_changed` where no checkpoint has it. [`Self::write`] is to be called before anything else is
+    /// asked.
+    pub(crate) fn add(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        value: &[u8],
+        seen: i64,
+        is_changed: bool,
+    ) -> Result<()> {
+        let interval = if is_changed { self.interval } else { 0 };
+        self.add_of(interval, hash, key, value, seen)
+    }
+
+    fn add_of(
+        &mut self,
+        interval: u64,
+        hash: u64,
+        key: &[u8],
+        value: &[u8],
+        seen: i64,
+    ) -> Result<()> {
         let len = (HEADER + key.len() + value.len()).next_multiple_of(UNIT);
         let number = self.room(len as u64, seen)?;
         let start = self.buffer.len();
@@ -150,6 +201,7 @@ impl Cold {
         buffer.extend_from_slice(&seen.to_le_bytes());
         buffer.extend_from_slice(&(key.len() as u32).to_le_bytes());
         buffer.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        buffer.extend_from_slice(&interval.to_le_bytes());
         buffer.extend_from_slice(key);
         buffer.extend_from_slice(value);
         let sum = xxh3_64(&buffer[start + 8..]);
@@ -163,6 +215,18 @@ impl Cold {
         self.live += len as u64;
         let entry = (tag(hash) << PLACE_BITS) | place;
         self.index.insert_unique(spread(tag(hash)), entry, |entry| spread(*entry >> PLACE_BITS));
+        match self.owed(interval) {
+            Owed::No => {}
+            Owed::Now => self.frozen.push(entry),
+            Owed::Next => {
+                if self.changed.len() > 2 * self.index.len() + PIECE {
+                    let mut changed = std::mem::take(&mut self.changed);
+                    changed.retain(|entry| self.has(*entry));
+                    self.changed = changed;
+                }
+                self.changed.push(entry);
+            }
+        }
         if self.buffer.len() >= PIECE { self.write() } else { Ok(()) }
     }
 
@@ -179,8 +243,8 @@ impl Cold {
         Ok(())
     }
 
-    /// Takes the entry of a key out, if there is one: its value.
-    pub(crate) fn take(&mut self, hash: u64, key: &[u8]) -> Result<Option<&[u8]>> {
+    /// Takes the entry of a key out, if there is one.
+    pub(crate) fn take(&mut self, hash: u64, key: &[u8]) -> Result<Option<Taken<'_>>> {
         let tag = tag(hash);
         let same = |entry: &&u64| **entry >> PLACE_BITS == tag;
         let candidates: Vec<u64> =
@@ -190,10 +254,53 @@ impl Cold {
             if found.hash == hash && found.key(&self.read) == key {
                 found.check(&self.read)?;
                 self.remove(entry, found.len);
-                return Ok(Some(found.value(&self.read)));
+                let owed = self.owed(found.changed);
+                return Ok(Some(Taken { value: found.value(&self.read), owed }));
             }
         }
         Ok(None)
+    }
+
+    fn owed(&self, changed: u64) -> Owed {
+        match changed {
+            changed if changed == self.interval => Owed::Next,
+            // Some that were given are given once more, as they were.
+            changed if changed + 1 == self.interval && changed > 0 && !self.frozen.is_empty() => {
+                Owed::Now
+            }
+            _ => Owed::No,
+        }
+    }
+
+    fn has(&self, entry: u64) -> bool {
+        self.index.find(spread(entry >> PLACE_BITS), |other| *other == entry).is_some()
+    }
+
+    /// Cuts a checkpoint.
+    pub(crate) fn freeze(&mut self) {
+        debug_assert!(self.frozen.is_empty(), "one checkpoint at a time");
+        self.frozen = std::mem::take(&mut self.changed);
+        // They are read in the order in which they lie.
+        self.frozen.sort_unstable_by_key(|entry| std::cmp::Reverse(entry & PLACES));
+        self.interval += 1;
+    }
+
+    /// Calls `each` with the hash, key and value of one entry that the checkpoint is owed that is being made;
+    /// `false` once there is none.
+    pub(crate) fn drain(
+        &mut self,
+        each: impl FnOnce(u64, &[u8], &[u8]) -> Result<()>,
+    ) -> Result<bool> {
+        while let Some(entry) = self.frozen.pop() {
+            if self.has(entry) {
+                let found = self.read_entry(entry)?;
+                found.check(&self.read)?;
+                each(found.hash, found.key(&self.read), found.value(&self.read))?;
+                return Ok(true);
+            }
+        }
+        self.frozen = Vec::new();
+        Ok(false)
     }
 
     /// When entries may be too old that are so after `ttl`.
@@ -202,11 +309,12 @@ impl Cold {
         files.map(|file| file.last.saturating_add(ttl).saturating_add(self.span)).min()
     }
 
-    /// Takes all entries out to which no row came after `before`, file by file; calls `each` with hash and key.
+    /// Takes all entries out to which no row came after `before`, file by file; calls `each` with hash and key,
+    /// and with the value where it is owed to the checkpoint that is being made.
     pub(crate) fn expire(
         &mut self,
         before: i64,
-        mut each: impl FnMut(u64, &[u8]) -> Result<()>,
+        mut each: impl FnMut(u64, &[u8], Option<&[u8]>) -> Result<()>,
     ) -> Result<()> {
         for number in 0..self.files.len() {
             let is_old = |file: &File| file.live > 0 && file.last <= before;
@@ -219,7 +327,8 @@ impl Cold {
             let mut at = 0;
             while self.files[number].is_some()
                 && let Some(next) = self.walk(number, at, |cold, entry, found, bytes| {
-                    each(found.hash, found.key(bytes))?;
+                    let owed = cold.owed(found.changed) == Owed::Now;
+                    each(found.hash, found.key(bytes), owed.then(|| found.value(bytes)))?;
                     cold.remove(entry, found.len);
                     Ok(())
                 })?
@@ -252,7 +361,8 @@ impl Cold {
         };
         let next = self.walk(number, at, |cold, entry, found, bytes| {
             cold.remove(entry, found.len);
-            cold.add(found.hash, found.key(bytes), found.value(bytes), found.seen)
+            let (key, value) = (found.key(bytes), found.value(bytes));
+            cold.add_of(found.changed, found.hash, key, value, found.seen)
         })?;
         self.write()?;
         let next = next.filter(|_| is_there(self, number, serial));
@@ -283,8 +393,7 @@ impl Cold {
         while let Some(found) = parse(&bytes, at, start).filter(|f| start + f.len <= bytes.len()) {
             found.check(&bytes)?;
             let entry = (tag(found.hash) << PLACE_BITS) | place(number, found.offset);
-            let is = |other: &u64| *other == entry;
-            if self.index.find(spread(tag(found.hash)), is).is_some() {
+            if self.has(entry) {
                 each(self, entry, found, &bytes)?;
             }
             start += found.len;
@@ -293,7 +402,7 @@ impl Cold {
     }
 
     fn read_entry(&mut self, entry: u64) -> Result<Found> {
-        let place = entry & ((1 << PLACE_BITS) - 1);
+        let place = entry & PLACES;
         let offset = (place & ((1 << FILE_BITS) - 1)) * UNIT as u64;
         let file = self.files[(place >> FILE_BITS) as usize].as_ref().expect("it has an entry");
         let rest = (file.len - offset) as usize;
@@ -317,7 +426,7 @@ impl Cold {
         {
             found.remove();
         }
-        let number = ((entry & ((1 << PLACE_BITS) - 1)) >> FILE_BITS) as usize;
+        let number = ((entry & PLACES) >> FILE_BITS) as usize;
         let file = self.files[number].as_mut().expect("it has an entry");
         file.live -= len as u64;
         self.live -= len as u64;
@@ -385,6 +494,7 @@ fn parse(bytes: &[u8], offset: u64, start: usize) -> Option<Found> {
         seen: long(16) as i64,
         key,
         value,
+        changed: long(32),
     })
 }
 

@@ -23,6 +23,11 @@ impl Dirty {
         self.flags[place as usize] == 0
     }
 
+    /// Whether a place changed since the last checkpoint was cut.
+    pub(crate) fn is_changed(&self, place: u32) -> bool {
+        self.flags[place as usize] & CHANGED != 0
+    }
+
     /// A place is about to change. `true` where a checkpoint is still to be given what it holds now:
     /// the caller gives it before anything changes.
     pub(crate) fn touch(&mut self, place: u32) -> bool {

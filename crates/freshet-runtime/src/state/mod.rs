@@ -14,7 +14,7 @@ mod spilling;
 pub(crate) use budget::Allowance;
 pub use budget::{Budget, MemoryPool};
 pub(crate) use changes::Changes;
-pub(crate) use cold::Cold;
+pub(crate) use cold::{Cold, Owed, Taken};
 pub use delta::{Delta, Entry};
 pub(crate) use dirty::Dirty;
 pub use groups::{KeyGroup, KeyGroupRange, KeyGroups};
