@@ -152,6 +152,8 @@ fn a_hundred_thousand_bad_records_in_a_row_are_dead_letters_and_the_job_goes_on(
                 projection: vec![0, 1, 2],
                 start: Start::Earliest,
                 io: Arc::clone(&io),
+                threshold: None,
+                corrections: None,
             };
             let watermark = Some(WatermarkSpec::new(Arc::new(Delayed(SECOND))));
             let edge = |port, partitioning, schema| EdgePlan {
