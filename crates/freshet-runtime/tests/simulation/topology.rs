@@ -6,13 +6,14 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, SchemaRef};
 use freshet_runtime::aggregate::{AggregateSpec, Count, Extreme, RetractableExtreme, Side, Sum};
 use freshet_runtime::exchange::Partitioning;
-use freshet_runtime::operator::{LATE, MAIN, OperatorSpec};
+use freshet_runtime::operator::{LATE, LATE_RIGHT, MAIN, OperatorSpec};
 use freshet_runtime::operators::{
     AssignWindows, Deduplicate, GroupAggregate, IntervalJoin, Join, JoinKind, SessionAggregate,
     TemporalJoin, WindowAggregate, WindowJoin, Windows,
 };
 use freshet_runtime::plan::{EdgePlan, SinkPlan, StageInput, StagePlan};
 use freshet_runtime::state::KeyGroups;
+use freshet_runtime::task::late_schema;
 use freshet_testkit::sim::{Chance, SimLog};
 
 use crate::SECOND;
@@ -317,7 +318,11 @@ impl Topology {
         } else {
             stages.push(stage("keyed", edges, operator, Some(totals)));
         }
-        let edges = vec![edge(keyed, LATE, 0, Partitioning::Forward, &schema)];
+        // Both sides of a join have rows that are late.
+        let schema = late_schema(&schema);
+        let edges =
+            [LATE, LATE_RIGHT].map(|port| edge(keyed, port, 0, Partitioning::Forward, &schema));
+        let edges = edges.to_vec();
         stages.push(stage("late", StageInput::Edges(edges), None, Some(late)));
         stages
     }
