@@ -114,8 +114,8 @@ impl Sink for Pushing {
     }
 }
 
-/// Shows the result and the jobs until `stop` is cancelled: on a terminal each picture takes the
-/// place of the last, elsewhere one comes now and then.
+/// Shows the result and the jobs until `stop` is cancelled, and once more then: on a terminal each
+/// picture takes the place of the last, elsewhere one comes now and then.
 pub async fn show(
     demo: &LiveDemo,
     app: &App,
@@ -130,10 +130,8 @@ pub async fn show(
     let mut before = jobs.figures();
     let begun = Instant::now();
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(if is_terminal { EVERY } else { EVERY_LOGGED }) => {}
-        }
+        let wait = if is_terminal { EVERY } else { EVERY_LOGGED };
+        let is_last = tokio::time::timeout(wait, stop.cancelled()).await.is_ok();
         let mut picture = Vec::new();
         if is_terminal {
             write!(picture, "\x1b[H\x1b[2J")?;
@@ -163,6 +161,9 @@ pub async fn show(
         let mut out = std::io::stdout().lock();
         out.write_all(&picture)?;
         out.flush()?;
+        if is_last {
+            return Ok(());
+        }
     }
 }
 
