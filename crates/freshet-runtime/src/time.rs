@@ -15,10 +15,22 @@ pub struct WatermarkMerge {
 #[derive(Debug, Clone, Copy)]
 struct Input {
     watermark: EventTime,
+    /// How far it had come before it came to its end.
+    before_end: EventTime,
     idle: bool,
 }
 
 impl Input {
+    /// Nothing is known of it.
+    const NEW: Self = Self { watermark: EventTime::MIN, before_end: EventTime::MIN, idle: false };
+
+    fn come_to(&mut self, watermark: EventTime) {
+        self.watermark = self.watermark.max(watermark);
+        if watermark != EventTime::MAX {
+            self.before_end = self.before_end.max(watermark);
+        }
+    }
+
     /// Whether nothing will come any more.
     fn has_ended(self) -> bool {
         self.watermark == EventTime::MAX
@@ -54,8 +66,7 @@ impl From<EventTime> for Merged {
 impl WatermarkMerge {
     /// No input has said anything yet.
     pub fn new(inputs: usize) -> Self {
-        let input = Input { watermark: EventTime::MIN, idle: false };
-        Self { inputs: vec![input; inputs], combined: EventTime::MIN }
+        Self { inputs: vec![Input::NEW; inputs], combined: EventTime::MIN }
     }
 
     /// As [`Self::new`], where time had come to `combined` before: it does not go back behind it.
@@ -65,7 +76,7 @@ impl WatermarkMerge {
 
     /// There are this many inputs now: nothing is known of the new ones.
     pub fn extend(&mut self, inputs: usize) {
-        self.inputs.resize(inputs, Input { watermark: EventTime::MIN, idle: false });
+        self.inputs.resize(inputs, Input::NEW);
     }
 
     /// How far time has come for all inputs together.
@@ -87,16 +98,15 @@ impl WatermarkMerge {
         !self.inputs.is_empty() && self.inputs.iter().all(|input| input.has_ended())
     }
 
-    /// How far the input has come that came furthest, those apart that have come to their end.
+    /// How far the input has come that came furthest, its end apart.
     fn furthest(&self) -> Option<EventTime> {
-        let inputs = self.inputs.iter().filter(|input| !input.has_ended());
-        inputs.map(|input| input.watermark).max()
+        self.inputs.iter().map(|input| input.before_end).max()
     }
 
     /// An input has come to `watermark`, and is not idle.
     pub fn advance(&mut self, input: usize, watermark: EventTime) -> Merged {
         let place = &mut self.inputs[input];
-        place.watermark = place.watermark.max(watermark);
+        place.come_to(watermark);
         place.idle = false;
         self.merge()
     }
@@ -130,6 +140,12 @@ impl WatermarkMerge {
         // Of those that are idle more may come: the end of the others is not the end of time.
         let active = self.inputs.iter().filter(|input| !input.idle && !input.has_ended());
         self.reach(active.map(|input| input.watermark).min())
+    }
+
+    /// Time has come as far as those had that have ended and were not idle.
+    fn reach_last_words(&mut self) -> Merged {
+        let ended = self.inputs.iter().filter(|input| !input.idle && input.has_ended());
+        self.reach(ended.map(|input| input.before_end).max())
     }
 
     fn reach(&mut self, time: Option<EventTime>) -> Merged {
@@ -172,8 +188,7 @@ impl ChannelMerge {
     /// A channel has come to `watermark`, and is not idle.
     pub fn advance(&mut self, channel: usize, watermark: EventTime) -> Merged {
         self.idle[channel] = false;
-        let input = &mut self.merge.inputs[channel];
-        input.watermark = input.watermark.max(watermark);
+        self.merge.inputs[channel].come_to(watermark);
         self.merge.merge()
     }
 
@@ -187,16 +202,21 @@ impl ChannelMerge {
 
     /// A barrier has come on all channels.
     pub fn settle(&mut self) -> Merged {
+        // Where all that were waited for have ended, the order of their last words does not matter.
+        let last = match self.is_idle() {
+            true => self.merge.reach_last_words(),
+            false => Merged::SAME,
+        };
         for (input, idle) in self.merge.inputs.iter_mut().zip(&self.idle) {
             input.idle = *idle;
         }
         if !self.is_idle() {
             self.told_idle = false;
-            return self.merge.merge();
+            return last.then(self.merge.merge());
         }
         let furthest = self.merge.furthest();
         let is_idle = !std::mem::replace(&mut self.told_idle, true);
-        Merged { is_idle, ..self.merge.reach(furthest) }
+        last.then(Merged { is_idle, ..self.merge.reach(furthest) })
     }
 
     /// Whether all channels are idle.

@@ -113,6 +113,9 @@ async fn a_broker_that_is_killed_under_load_costs_no_record_and_doubles_none() {
 
     let done = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&done);
+    // What the writer fails with, should it never end.
+    let trouble = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let troubled = Arc::clone(&trouble);
     let mut writing = tokio::spawn(async move {
         let wakes: Vec<Arc<dyn Wake>> = vec![Arc::new(NoWake)];
         let mut generation = 1;
@@ -129,11 +132,15 @@ async fn a_broker_that_is_killed_under_load_costs_no_record_and_doubles_none() {
             // As a job does after a failure: a new generation, and the commits that were left.
             while let Err(error) = sink.commit(Generation(generation), &pending).await {
                 assert!(error.is_retryable(), "{error:?}");
+                troubled.lock().push(error.chain());
                 generation += 1;
                 loop {
                     match sink.open(claim(generation), &wakes).await {
                         Ok(opened) => break writers = opened,
-                        Err(error) => assert!(error.is_retryable(), "{error:?}"),
+                        Err(error) => {
+                            assert!(error.is_retryable(), "{error:?}");
+                            troubled.lock().push(error.chain());
+                        }
                     }
                 }
             }
@@ -177,7 +184,8 @@ async fn a_broker_that_is_killed_under_load_costs_no_record_and_doubles_none() {
     }
     done.store(true, Ordering::SeqCst);
     let written = tokio::time::timeout(Duration::from_secs(120), writing).await;
-    let written = written.expect("an end").expect("all was written");
+    let written = written.unwrap_or_else(|_| panic!("no end: {:#?}", trouble.lock()));
+    let written = written.expect("all was written");
     let rest = more(&source, &mut fetcher, &partitions, &[0], written as u64, &mut seen);
     tokio::time::timeout(Duration::from_secs(120), rest).await.expect("all is read");
     let mut ids: Vec<i64> =
