@@ -183,7 +183,8 @@ async fn a_broker_that_is_killed_under_load_costs_no_record_and_doubles_none() {
         broker.start().await;
     }
     done.store(true, Ordering::SeqCst);
-    let written = tokio::time::timeout(Duration::from_secs(120), writing).await;
+    // An epoch is tried five times, and each step of a try for as long as a request may take.
+    let written = tokio::time::timeout(Duration::from_secs(300), writing).await;
     let written = written.unwrap_or_else(|_| panic!("no end: {:#?}", trouble.lock()));
     let written = written.expect("all was written");
     let rest = more(&source, &mut fetcher, &partitions, &[0], written as u64, &mut seen);
