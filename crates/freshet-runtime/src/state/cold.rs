@@ -295,6 +295,10 @@ impl Cold {
             if self.has(entry) {
                 let found = self.read_entry(entry)?;
                 found.check(&self.read)?;
+                // The number of an entry that is gone may have been given to another one.
+                if found.changed + 1 != self.interval {
+                    continue;
+                }
                 each(found.hash, found.key(&self.read), found.value(&self.read))?;
                 return Ok(true);
             }
