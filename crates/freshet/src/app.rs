@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::error::code;
-use freshet_core::{Location, ModelId, Registry, Result, ResultExt};
+use freshet_core::{Error, Location, ModelId, Registry, Result, ResultExt};
 use freshet_engine::Engine;
 use freshet_orchestrator::MetaStore;
 use freshet_project::{LoadOptions, Project, ProjectState, Selection};
@@ -131,6 +131,18 @@ impl App {
     /// The nodes that `--select` and `--exclude` mean.
     pub fn select(&self, args: &SelectArgs, before: Option<&ProjectState>) -> Result<Vec<ModelId>> {
         select(&self.project, args, before)
+    }
+
+    /// The streaming models among those, in dependency order; an error where there is none.
+    pub fn streams(&self, args: &SelectArgs) -> Result<Vec<ModelId>> {
+        let selected = self.select(args, None)?;
+        let models: Vec<ModelId> =
+            self.engine.streams(&selected).map(|node| node.id.clone()).collect();
+        if models.is_empty() {
+            return Err(Error::new(code::SELECTOR, "no streaming model is selected")
+                .hint("a model is a stream where its config says `materialized='stream'`"));
+        }
+        Ok(models)
     }
 }
 

@@ -2,7 +2,7 @@
 //! is that which writes the log, and records are pushed to it.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,17 +43,18 @@ pub fn run(args: &IngestArgs, place: &Place, ui: &Ui) -> CommandResult {
         Some(address) => Target::Up(Client::new(address)),
         None => Target::Log(app.engine.ingest(&id)?),
     };
-    let mut input: Box<dyn BufRead> = match &args.file {
-        None => Box::new(BufReader::new(std::io::stdin())),
-        Some(file) => Box::new(BufReader::new(
+    let input: Box<dyn Read> = match &args.file {
+        None => Box::new(std::io::stdin()),
+        Some(file) => Box::new(
             File::open(file)
                 .or_code(code::IO, || format!("could not open \"{}\"", file.display()))?,
-        )),
+        ),
     };
+    let mut input = BufReader::with_capacity(1 << 20, input);
     let runtime = app::runtime(None)?;
     let mut totals = Totals::default();
     loop {
-        let (records, more) = take(&mut *input)?;
+        let (records, more) = take(&mut input, args.file.is_none())?;
         if !records.is_empty() {
             runtime.block_on(target.push(&id, records, args.strict, &mut totals))?;
         }
@@ -84,10 +85,12 @@ struct Totals {
     lines: u64,
 }
 
-/// The next records, and whether there may be more.
-fn take(input: &mut dyn BufRead) -> Result<(Vec<Record>, bool)> {
+/// The next records, and whether there may be more. What comes through a pipe is not waited for
+/// while there are some.
+fn take(input: &mut BufReader<Box<dyn Read>>, piped: bool) -> Result<(Vec<Record>, bool)> {
     let (mut records, mut bytes) = (Vec::new(), 0);
-    while records.len() < RECORDS && bytes < BYTES {
+    let waits = |input: &BufReader<_>| piped && input.buffer().is_empty();
+    while records.len() < RECORDS && bytes < BYTES && (records.is_empty() || !waits(input)) {
         let mut line = Vec::new();
         let read = input
             .read_until(b'\n', &mut line)

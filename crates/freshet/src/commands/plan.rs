@@ -4,8 +4,6 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use freshet_core::clock::{Clock, SystemClock};
-use freshet_core::error::code;
-use freshet_core::{Error, ModelId};
 use freshet_engine::streaming::{StreamOptions, TokioIo};
 use freshet_runtime::checkpoint::{Fate, JobPart, Manifest, StateChange, changes};
 use serde_json::json;
@@ -26,13 +24,7 @@ pub fn run(args: &PlanArgs, place: &Place, ui: &Ui) -> CommandResult {
 }
 
 async fn plan(app: &App, args: &PlanArgs, ui: &Ui) -> CommandResult {
-    let selected = app.select(&args.nodes, None)?;
-    let models: Vec<ModelId> = app.engine.streams(&selected).map(|node| node.id.clone()).collect();
-    if models.is_empty() {
-        return Err(Error::new(code::SELECTOR, "no streaming model is selected")
-            .hint("a model is a stream where its config says `materialized='stream'`")
-            .into());
-    }
+    let models = app.streams(&args.nodes)?;
     let options =
         StreamOptions { parallelism: 1, commit_interval: 0, io: Arc::new(TokioIo::current()) };
     let mut all = Vec::new();

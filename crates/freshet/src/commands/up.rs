@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use freshet_core::clock::{Clock, SystemClock};
 use freshet_core::config::HumanDuration;
-use freshet_core::error::code;
 use freshet_core::sink::Guarantee;
 use freshet_core::stream::Wait;
 use freshet_core::{Error, ModelId, Result};
@@ -69,13 +68,7 @@ struct Told {
 }
 
 async fn run_jobs(app: &App, args: &UpArgs, ui: &Ui) -> CommandResult {
-    let selected = app.select(&args.nodes, None)?;
-    let models: Vec<ModelId> = app.engine.streams(&selected).map(|node| node.id.clone()).collect();
-    if models.is_empty() {
-        return Err(Error::new(code::SELECTOR, "no streaming model is selected")
-            .hint("a model is a stream where its config says `materialized='stream'`")
-            .into());
-    }
+    let models = app.streams(&args.nodes)?;
     let demo = args.demo.then(|| LiveDemo::of(&app.project)).transpose()?;
     let running = Arc::<Running>::default();
     let sources = Arc::new(http::ProjectSources::new(Arc::clone(&app.engine)));

@@ -230,3 +230,22 @@ fn a_change_of_sql_says_what_becomes_of_state_and_loses_none_unasked() {
     let after = project.run(&["plan", "--select", "per_minute"]).exits(0);
     assert!(after.out.contains("kept") && !after.out.contains("lost"), "{}", after.out);
 }
+
+#[test]
+fn what_comes_through_a_pipe_is_pushed_as_it_comes() {
+    use std::io::Write;
+    let project = project();
+    let mut command = freshet(&["ingest", "shop.orders"]);
+    command.current_dir(&project.dir).stdin(std::process::Stdio::piped());
+    let mut ingest = command.stdout(std::process::Stdio::null()).spawn().expect("it starts");
+    let mut pipe = ingest.stdin.take().expect("it is piped");
+    pipe.write_all(orders(0..3).as_bytes()).expect("it reads");
+    // The pipe stays open: nobody says that this is all.
+    let child = up(&project, &["--select", "every_order", "--http", "none"]);
+    awaits(&project, "select count(*) from every_order", "3");
+    pipe.write_all(orders(4..6).as_bytes()).expect("it reads");
+    awaits(&project, "select count(*) from every_order", "5");
+    drop(pipe);
+    assert!(ingest.wait().expect("it ends").success());
+    interrupt(&project, child);
+}
