@@ -531,13 +531,7 @@ impl Running {
         let owed: Vec<u32> = gone.iter().copied().filter(|slot| changes.forget(*slot)).collect();
         self.write_early(&owed)?;
         for slot in gone {
-            let Self { accumulators, keys, .. } = self;
-            accumulators.clear(slot, keys.named())?;
-            self.rows[slot as usize] = 0;
-            if let Some(expiry) = &mut self.expiry {
-                expiry.forget(slot);
-            }
-            self.keys.map.remove(slot);
+            self.leave(slot)?;
         }
         Ok(())
     }
@@ -619,6 +613,11 @@ impl Running {
         let mut key = Vec::new();
         let (group, _) = self.keys.write(slot, &mut key);
         self.changes.removed().remove(group, GROUPS, &key)?;
+        self.leave(slot)
+    }
+
+    /// Frees the slot of a group whose values are elsewhere, or nowhere.
+    fn leave(&mut self, slot: u32) -> Result<()> {
         let Self { accumulators, keys, .. } = self;
         accumulators.clear(slot, keys.named())?;
         self.rows[slot as usize] = 0;

@@ -177,7 +177,10 @@ impl Watermarks {
             }
             self.silence.sleep();
         }
-        told.then(self.look(now).unwrap_or(Merged { is_idle: told.is_idle, ..Merged::SAME }))
+        match self.look(now) {
+            Some(later) => told.then(later),
+            None => told,
+        }
     }
 
     /// While this task is idle: what the silence of the source says.
